@@ -1,0 +1,32 @@
+# Every target makes its own .venv and is quick the second time. PYTHON names the interpreter to make it with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check bench clean
+
+demo: $(READY)  ## six simulated contestants debate all 200 train topics; ends with the leaderboard
+	$(BIN)/python -m arena.run --topics train
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, format, types, layers, the seal
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+	$(BIN)/python -m topics verify
+
+bench: $(READY)  ## the figures of docs/performance.md
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/ratings.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $(READY)

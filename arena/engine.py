@@ -1,0 +1,251 @@
+"""The engine: plays what is owed and has it judged, many debates at once.
+
+Playing and judging are separate stages with separate queues, so that a slow or broken judge holds nobody up and
+loses nothing. Each answer is journalled before anything depends on it. What went wrong is written down once, at
+the boundary where it happened:
+
+* a contestant that fails makes its debate void; the turns it has stay;
+* a judge that raises gives an invalid vote;
+* a journal that cannot be written stops the run.
+
+`stop()` lets every answer that is in flight arrive and be recorded, and begins nothing new.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import product
+
+from arena.contestants import Contestant, SpeakFailed
+from arena.speech import hear
+from judges import Judge
+from runs import Run
+from runs.records import Call, Debate, DebateRow, Failure, Match, Order, Slot, Status, Turn, Vote, slots_for
+from runs.verdicts import from_votes
+from topics.errors import one_line
+
+HELD = 256
+"""Debates that wait for a judge in memory; further ones are read again from the journal when their turn comes."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; plain counts that a display may read at any time."""
+
+    debates: int
+    """Scheduled, those of earlier sittings included."""
+    turns_each: int
+    done: int = 0
+    void: int = 0
+    turns: int = 0
+    """Of this sitting."""
+    verdicts: int = 0
+    """Of this sitting."""
+    failures: int = 0
+    raised: Counter[str] = field(default_factory=Counter)
+    """How often each judge raised."""
+    first_raised: dict[str, str] = field(default_factory=dict)
+    """What it raised first."""
+
+
+class Engine:
+    """Plays the matches of one run."""
+
+    def __init__(
+        self,
+        run: Run,
+        matches: Iterable[Match],
+        contestants: Mapping[str, Contestant],
+        judges: Sequence[Judge],
+        *,
+        concurrency: int,
+    ) -> None:
+        self.run = run
+        self.matches = list(matches)
+        self.contestants = contestants
+        self.judges = judges
+        self.concurrency = concurrency
+        self.progress = Progress(debates=len(self.matches), turns_each=len(run.spec.format))
+        self.stopping = False
+        self._begun: set[str] = set()
+        self._queues: dict[str, asyncio.Queue[tuple[Match, Debate | None]]] = {}
+
+    def stop(self) -> None:
+        """Begin nothing new; what is in flight is still recorded."""
+        self.stopping = True
+
+    async def play_all(self) -> bool:
+        """Play and judge everything that is owed; True when nothing is left."""
+        self._queues = {judge.name: asyncio.Queue() for judge in self.judges}
+        owed = self._owed()
+        async with asyncio.TaskGroup() as tasks:
+            workers = [
+                tasks.create_task(self._judge_all(judge)) for judge in self.judges for _ in range(self.concurrency)
+            ]
+            players = iter(owed)  # shared: each worker takes the next match
+            async with asyncio.TaskGroup() as playing:
+                for _ in range(min(self.concurrency, len(owed))):
+                    playing.create_task(self._play_each(players))
+            for queue in self._queues.values():
+                await queue.join()
+            for worker in workers:
+                worker.cancel()
+        return not self.stopping
+
+    def _owed(self) -> list[Match]:
+        """Matches without an outcome, begun ones first; finished ones that lack a verdict go to their judges."""
+        statuses = self.run.journal.statuses()
+        judged = self.run.journal.judged()
+        self._begun = set(statuses)
+        owed = []
+        for match in self.matches:
+            status = statuses.get(match.debate_id, "open")
+            if status == "open":
+                owed.append(match)
+                continue
+            self._count(status)
+            for name, queue in self._queues.items():
+                if status == "complete" and (match.debate_id, name) not in judged:
+                    queue.put_nowait((match, None))
+        return sorted(owed, key=lambda match: match.debate_id not in self._begun)
+
+    # ── playing ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _play_each(self, matches: Iterable[Match]) -> None:
+        for match in matches:
+            if self.stopping:
+                return
+            debate = await self.play(match)
+            if debate is not None:
+                for queue in self._queues.values():
+                    queue.put_nowait((match, debate if queue.qsize() < HELD else None))
+
+    async def play(self, match: Match) -> Debate | None:
+        """One debate from where its journal left it; None where it came to no end."""
+        debate = self._debate(match)
+        row = self._row(debate)
+        if not debate.turns:
+            self.run.journal.queue(row)  # committed with whatever comes first
+        for slot in debate.slots[len(debate.turns) :]:
+            if self.stopping:
+                return None
+            try:
+                speech = await self.contestants[match.contestant(slot.side)].speak(debate, slot)
+                turn = hear(speech, debate, slot)
+            except Exception as error:  # whatever a contestant raises, the others' debates go on
+                await self._void(row, slot, error)
+                return None
+            await self._record(row, turn, speech.call, last=slot is debate.slots[-1])
+            debate = debate.with_turn(replace(turn, reasoning=None))  # what is private ends in the journal
+        self._count("complete")
+        return debate
+
+    def _debate(self, match: Match) -> Debate:
+        """A debate with what its journal holds of it."""
+        turns = self.run.journal.turns(match.debate_id) if match.debate_id in self._begun else ()
+        slots = slots_for(self.run.spec.format, match.opener)
+        return Debate(match=match, topic=self.run.topics[match.topic_id], slots=slots, turns=turns)
+
+    def _row(self, debate: Debate) -> DebateRow:
+        match = debate.match
+        begun = match.debate_id in self._begun
+        self._begun.add(match.debate_id)
+        return DebateRow(
+            debate_id=match.debate_id,
+            match=match.match,
+            topic_id=match.topic_id,
+            split=debate.topic.split,
+            for_contestant=match.for_contestant,
+            against_contestant=match.against_contestant,
+            opener=match.opener,
+            replicate=match.replicate,
+            seed=match.seed,
+            status="open",
+            started_at=self.run.journal.started_at(match.debate_id) if begun else datetime.now(UTC),
+            ended_at=None,
+        )
+
+    async def _record(self, row: DebateRow, turn: Turn, call: Call, *, last: bool) -> None:
+        if last:
+            self.run.journal.queue(replace(row, status="complete", ended_at=datetime.now(UTC)))
+        await self.run.journal.write(turn, call)
+        self.progress.turns += 1
+
+    async def _void(self, row: DebateRow, slot: Slot, error: Exception) -> None:
+        now = datetime.now(UTC)
+        failure = Failure(
+            debate_id=row.debate_id,
+            step="speak",
+            turn=slot.turn,
+            at=now,
+            contestant=row.for_contestant if slot.side == "for" else row.against_contestant,
+            judge=None,
+            kind=error.kind if isinstance(error, SpeakFailed) else "raised",
+            message=_message(error),
+            attempts=error.attempts if isinstance(error, SpeakFailed) else 1,
+        )
+        await self.run.journal.write(failure, replace(row, status="void", ended_at=now))
+        self.progress.failures += 1
+        self._count("void")
+
+    def _count(self, status: Status) -> None:
+        self.progress.done += 1
+        self.progress.void += status == "void"
+
+    # ── judging ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _judge_all(self, judge: Judge) -> None:
+        queue = self._queues[judge.name]
+        while True:
+            match, debate = await queue.get()
+            if not self.stopping:
+                await self.judge(judge, debate or self._debate(match))
+            queue.task_done()
+
+    async def judge(self, judge: Judge, debate: Debate) -> None:
+        """Ask `judge` for the votes that it still owes on `debate`; with the last one, record the verdict."""
+        votes = self.run.journal.votes(debate.id, judge.name)
+        have = {(vote.order, vote.sample) for vote in votes}
+        owed = [asked for asked in product(judge.orders, range(judge.samples)) if asked not in have]
+        for order, sample in owed:
+            if self.stopping:
+                return
+            vote = await self._vote(judge, debate, order, sample)
+            votes.append(vote)
+            if (order, sample) == owed[-1]:
+                self.run.journal.queue(from_votes(debate.id, judge.name, votes))
+            await self.run.journal.write(vote)
+        self.progress.verdicts += 1
+
+    async def _vote(self, judge: Judge, debate: Debate, order: Order, sample: int) -> Vote:
+        try:
+            vote = await judge.vote(debate, order, sample)
+            return replace(vote, debate_id=debate.id, judge=judge.name, order=order, sample=sample)
+        except Exception as error:  # whatever a judge raises, the debate stays
+            message = _message(error)
+            self.progress.failures += 1
+            self.progress.raised[judge.name] += 1
+            self.progress.first_raised.setdefault(judge.name, message)
+            self.run.journal.queue(
+                Failure(
+                    debate_id=debate.id,
+                    step="judge",
+                    turn=None,
+                    at=datetime.now(UTC),
+                    contestant=None,
+                    judge=judge.name,
+                    kind="raised",
+                    message=message,
+                    attempts=1,
+                )
+            )
+            return Vote(
+                debate_id=debate.id, judge=judge.name, order=order, sample=sample, winner="invalid", error=message
+            )
+
+
+def _message(error: Exception) -> str:
+    """One bounded line; of an unforeseen error, its type as well."""
+    return one_line(str(error) if isinstance(error, SpeakFailed) else f"{type(error).__name__}: {error}")

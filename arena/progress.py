@@ -1,0 +1,69 @@
+"""Showing where a run stands: one live line on a terminal, a plain line now and then elsewhere.
+
+Everything is read off the engine's plain counts; nothing here is known to the engine.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
+
+from arena.engine import Progress
+
+LIVE_EVERY = 0.25
+PLAIN_EVERY = 10.0
+"""Seconds between two looks."""
+
+
+@asynccontextmanager
+async def shown(progress: Progress) -> AsyncIterator[None]:
+    """Show `progress` on stderr while the block runs."""
+    watch = asyncio.create_task(_live(progress) if sys.stderr.isatty() else _plain(progress))
+    try:
+        yield
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+
+
+async def _live(progress: Progress) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    began = monotonic()
+    bar = Bar(TextColumn("debates"), BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True))
+    with bar:
+        task = bar.add_task("", total=progress.debates)
+        try:
+            while True:
+                elapsed = monotonic() - began
+                bar.update(task, completed=progress.done, description=line(progress, elapsed))
+                await asyncio.sleep(LIVE_EVERY)
+        finally:
+            bar.update(task, completed=progress.done, description=line(progress, monotonic() - began))
+
+
+async def _plain(progress: Progress) -> None:
+    began = monotonic()
+    while True:
+        await asyncio.sleep(PLAIN_EVERY)
+        print(f"debates {line(progress, monotonic() - began)}", file=sys.stderr, flush=True)
+
+
+def line(progress: Progress, elapsed: float) -> str:
+    """`done/all, turns/s, failures, time left`; `elapsed` in seconds since this sitting began."""
+    speed = progress.turns / elapsed if elapsed > 0 else 0.0
+    left = (progress.debates - progress.done) * progress.turns_each / speed if speed else None
+    parts = [f"{progress.done:,}/{progress.debates:,}", f"{speed:,.0f} turns/s", f"{progress.failures:,} failures"]
+    return "  ".join([*parts, f"{duration(left)} left" if left is not None else "starting"])
+
+
+def duration(seconds: float) -> str:
+    """`1 h 02 min`, `3 min 20 s` or `7 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

@@ -1,0 +1,284 @@
+"""`python -m arena.run --topics train`: contestants debate, judges decide, the run is stored and rated.
+
+With no roster given, six simulated contestants debate and the rules judge decides, offline and at no cost. A run
+that was stopped, however, goes on where it was with `--resume`: at the exact turn and the exact vote. From code:
+
+    result = run(Settings(topics="train", limit=100))
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PositiveInt
+
+import judges as judging
+import runs
+import topics as catalogue
+from arena import format as formats
+from arena import roster as rosters
+from arena.engine import Engine, Progress
+from arena.progress import shown
+from arena.roster import Roster
+from arena.schedule import schedule
+from arena.simulated import Simulated
+from judges import Judge
+from runs import NEWEST, OUT, Run
+from runs.journal import JournalError
+from runs.records import Match, Opener
+from runs.settings import Command, parse
+from runs.spec import Spec
+from runs.tables import is_sealed
+from topics import Topic
+from topics.errors import InputError, command
+
+
+class Settings(Command, cli_prog_name="python -m arena.run"):
+    """Play debates, have them judged, store and rate them."""
+
+    topics: str = "train"
+    """train | test | all | ids | a .jsonl or .csv file"""
+    roster: Path | None = None
+    """TOML file with contestants and judges (default: six simulated)"""
+    contestants: list[str] | None = None
+    """names from the roster (default: all)"""
+    judges: list[str] = Field(default=["rules"])
+    """names from the roster, built-in, or module:Class (default: rules)"""
+    format: str = "standard"
+    """the slots: a name, or a .toml file"""
+    opener: Opener = "for"
+    """side that speaks first"""
+    matches: PositiveInt | None = None
+    """per topic (default: every pair on both sides)"""
+    replicates: PositiveInt = 1
+    """how often each match is played"""
+    seed: int = 0
+    """everything is drawn from it"""
+    limit: PositiveInt | None = None
+    """the first N matches of the schedule only"""
+    concurrency: PositiveInt = 64
+    """debates at once"""
+    out: Path = OUT
+    """where runs are made"""
+    resume: str | None = None
+    """go on with a run (default: the newest unfinished one)"""
+    config: Path | None = None
+    """settings from a TOML file or a run's spec.json"""
+    dry_run: bool = False
+    """say what would be played, and write nothing"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run came to."""
+
+    folder: Path
+    sealed: bool
+    progress: Progress
+    rows: dict[str, int]
+    """Rows of each table, once sealed."""
+
+
+KEPT_BY = {
+    "topics": {"topics"},
+    "format": {"format"},
+    "contestants": {"roster", "contestants"},
+    "judges": {"roster", "judges"},
+    "opener": {"opener"},
+    "matches": {"matches"},
+    "replicates": {"replicates"},
+    "seed": {"seed"},
+}
+"""Which settings decide each field of the spec."""
+
+NOT_STORED = {"resume", "config", "dry_run", "out"}
+
+
+def resolve(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[Topic]]:
+    """The spec that `settings` come to, and its topics, each with everything that was named looked up.
+
+    With a `stored` spec, a field is looked up again only if a setting behind it was given; its topics are then
+    empty, since a resumed run has its own.
+    """
+    given = settings.model_fields_set
+
+    def wanted(field: str) -> bool:
+        return stored is None or bool(KEPT_BY[field] & given)
+
+    topics = catalogue.load(settings.topics) if wanted("topics") else []
+    roster = rosters.load(settings.roster) if wanted("contestants") or wanted("judges") else Roster()
+    fields = {
+        "topics": {topic.topic_id: topic.digest for topic in topics},
+        "format": formats.load(settings.format) if wanted("format") else (),
+        "contestants": tuple(c.model_dump() for c in rosters.seated(roster, settings.contestants))
+        if wanted("contestants")
+        else (),
+        "judges": tuple(_judge_entries(settings.judges, roster)) if wanted("judges") else (),
+        **{name: getattr(settings, name) for name in ("opener", "matches", "replicates", "seed")},
+    }
+    kept = {} if stored is None else {name: getattr(stored, name) for name in KEPT_BY if not wanted(name)}
+    stated = settings.model_dump(mode="json", exclude=NOT_STORED, exclude_unset=stored is not None)
+    spec = Spec(**fields | kept, settings=(stored.settings if stored else {}) | stated)
+    return spec, topics
+
+
+def _judge_entries(names: list[str], roster: Roster) -> list[dict[str, Any]]:
+    """What each named judge is made from; making them once proves that they can be."""
+    if not names:
+        raise InputError("no judges named; expected --judges rules, names from the roster, or module:Class")
+    if len(set(names)) < len(names):
+        raise InputError(f"a judge is named twice in {','.join(names)!r}; name each once")
+    known = {entry.name: entry.model_dump() for entry in roster.judges}
+    entries = [known.get(name, {"name": name, "kind": name}) for name in names]
+    make_judges(entries)
+    return entries
+
+
+def make_judges(entries: Iterable[dict[str, Any]]) -> list[Judge]:
+    """Judges from their entries in a spec."""
+    return [judging.load(**entry) for entry in entries]
+
+
+def run(settings: Settings) -> Result:
+    """Play what `settings` ask for; returns when it is sealed or was stopped."""
+    with _open(settings) as held:
+        return asyncio.run(_play(held))
+
+
+def _open(settings: Settings) -> Run:
+    """A new run, or the one to go on with, its stored spec compared with what was given."""
+    if settings.resume is None:
+        spec, topics = resolve(settings)
+        owed(spec)  # refuses what cannot be scheduled before anything is written
+        return Run.create(spec, topics, settings.out)
+    folder = runs.find(settings.resume, out=settings.out, sealed=False)
+    held = Run.resume(folder)
+    try:
+        spec, _ = resolve(settings, held.spec)
+        if different := held.spec.differences(spec):
+            raise InputError(
+                f"{str(folder)!r} was started with another {', '.join(different)}; "
+                f"resume it without these settings, or start a new run without --resume"
+            )
+        held.keep(spec)
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def owed(spec: Spec) -> list[Match]:
+    """The matches of a spec, up to its limit."""
+    matches = schedule(
+        list(spec.topics),
+        [contestant["name"] for contestant in spec.contestants],
+        seed=spec.seed,
+        matches=spec.matches,
+        replicates=spec.replicates,
+        opener=spec.opener,
+    )
+    return list(islice(matches, spec.settings["limit"]))
+
+
+async def _play(held: Run) -> Result:
+    spec = held.spec
+    seats = {entry["name"]: Simulated.model_validate(entry) for entry in spec.contestants}
+    judges = make_judges(spec.judges)
+    engine = Engine(held, owed(spec), seats, judges, concurrency=spec.settings["concurrency"])
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _interrupt, engine, task)
+    async with shown(engine.progress):
+        finished = await engine.play_all()
+    tables = held.seal()["tables"] if finished else {}
+    rows = {name: table["rows"] for name, table in tables.items()}
+    return Result(folder=held.folder, sealed=finished, progress=engine.progress, rows=rows)
+
+
+def _interrupt(engine: Engine, task: asyncio.Task[Result]) -> None:
+    if engine.stopping:
+        task.cancel()
+    else:
+        engine.stop()
+        print("stopping: finishing what is in flight; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """The command line; see `--help`."""
+    settings = parse(Settings, argv, optional={"resume": NEWEST})
+    if settings.dry_run:
+        return _dry_run(settings)
+    if settings.resume is not None and (folder := _finished(settings)):
+        print(f"run {folder.name} is already finished; its leaderboard: python -m runs.show {folder}")
+        return 0
+    try:
+        result = run(settings)
+    except JournalError as error:
+        print(f"error: {error}; free some disk, then: {_resume_command(settings)}", file=sys.stderr)
+        return 1
+    except asyncio.CancelledError:
+        print(f"stopped; go on with: {_resume_command(settings)}", file=sys.stderr)
+        return 1
+    if not result.sealed:
+        done = f"{result.progress.done:,} of {result.progress.debates:,} debates played"
+        print(f"stopped with {done}; go on with: python -m arena.run --resume {result.folder}", file=sys.stderr)
+        return 1
+    return _report(result)
+
+
+def _finished(settings: Settings) -> Path | None:
+    """The folder that `--resume` names, if that run is sealed already."""
+    if settings.resume in (None, NEWEST):
+        return None
+    folder = runs.find(settings.resume, out=settings.out)
+    return folder if is_sealed(folder) else None
+
+
+def _resume_command(settings: Settings) -> str:
+    name = settings.resume if settings.resume not in (None, NEWEST) else ""
+    out = f" --out {settings.out}" if settings.out != OUT else ""
+    return f"python -m arena.run --resume {name}".rstrip() + out
+
+
+def _dry_run(settings: Settings) -> int:
+    """Say what a run would be, having looked up everything that it names."""
+    if settings.resume is not None:
+        raise InputError("--dry-run plans a new run; it cannot be combined with --resume")
+    spec, topics = resolve(settings)
+    matches = owed(spec)
+    votes = sum(len(judge.orders) * judge.samples for judge in make_judges(spec.judges))
+    topic_count = f"{len({match.topic_id for match in matches})} of {len(topics)} topics"
+    print(f"{len(matches):,} debates on {topic_count}, {len(spec.contestants)} contestants, seed {spec.seed}")
+    print(f"{len(matches) * len(spec.format):,} turns, {len(matches) * votes:,} votes; simulated, so no cost")
+    print(f"would write a new folder under {settings.out}; nothing was written. To play: the same without --dry-run")
+    return 0
+
+
+def _report(result: Result) -> int:
+    """Print the leaderboard, what was written and what to type next; 1 where a judge is broken."""
+    from runs import show
+
+    tables = runs.load(result.folder)
+    print(show.leaderboards(tables))
+    progress = result.progress
+    counts = ", ".join(f"{result.rows[name]:,} {name}" for name in ("debates", "turns", "verdicts", "failures"))
+    print(f"\nwrote {result.folder}: {counts}; {progress.void:,} debates are void")
+    print(f"next:  python -m runs.show {result.folder} {tables.debates.first().collect()['debate_id'][0]}")
+    for judge, times in progress.raised.items():
+        print(
+            f"error: judge {judge!r} raised on {times:,} votes, which are invalid; the turns are stored. "
+            f"First: {progress.first_raised[judge]}",
+            file=sys.stderr,
+        )
+    return 1 if progress.raised else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

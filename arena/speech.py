@@ -1,0 +1,119 @@
+"""From an answer to a turn: what a contestant said, made fit to be heard.
+
+Done once, at the one place where answers enter, for every kind of contestant:
+
+1. Private reasoning (`<think>…</think>` and its relatives, nested or cut off) is split off and kept apart.
+2. Characters that cannot be stored or shown are dropped.
+3. A text over its word budget ends at the last sentence end within it, and is marked. A sentence is never cut:
+   where the first alone passes the budget, it is kept whole.
+
+An answer with nothing visible is a failed attempt, and so is one that has no sentence end within bounds.
+"""
+
+import re
+import unicodedata
+
+from arena.contestants import SpeakFailed
+from runs.records import Debate, Slot, Speech, Turn
+
+CHARACTERS_PER_WORD = 40
+"""A text may hold this many characters per word of its budget: no prose does, a megabyte of one letter does."""
+
+_TAG = re.compile(r"<(/?)\s*(?:think|thinking|thought|reasoning)\b[^<>]*>", re.IGNORECASE)
+_UNSHOWN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\r]"
+)
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]*_]*(?=\s+[\"'“‘«(\[*_]*[^\sa-z]|\s*$)|[。！？]+[”」』]*|\n\s*\n")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\[“\"'])(?:[A-Z]\.(?:[A-Z]\.)*|(?:e\.g|i\.e|cf|vs|etc|al|approx|vol|fig|pp?|"
+    r"mr|mrs|ms|dr|prof|st|jr|sr|rev|gen|gov|sen|rep|hon|\d{1,2})\.)$",
+    re.IGNORECASE,
+)
+
+
+def hear(speech: Speech, debate: Debate, slot: Slot) -> Turn:
+    """The turn that `speech` comes to in `slot`; raises `SpeakFailed` where it comes to nothing."""
+    visible, private = split_reasoning(speech.answer)
+    private = "\n\n".join(part for part in (speech.reasoning, private) if part)
+    text = presentable(visible)
+    if not text:
+        raise SpeakFailed("empty", "the answer has no visible text", speech.call.attempts)
+    kept, words = within(text, slot.words)
+    if not kept:
+        message = f"{len(text)} characters without a sentence end within bounds"
+        raise SpeakFailed("length", message, speech.call.attempts)
+    return Turn(
+        debate_id=debate.id,
+        turn=slot.turn,
+        side=slot.side,
+        stage=slot.stage,
+        contestant=debate.match.contestant(slot.side),
+        text=kept,
+        reasoning=presentable(private) or None,
+        words=words,
+        trimmed=len(kept) < len(text),
+        call_id=speech.call.call_id,
+    )
+
+
+def split_reasoning(answer: str) -> tuple[str, str]:
+    """(visible, private) parts of an answer.
+
+    Tags nest; an opening tag that is never closed hides everything after it; a closing tag that was never
+    opened hides everything before it (templates that put the opening tag into the prompt answer so).
+    """
+    if "<" not in answer:
+        return answer, ""
+    visible: list[str] = []
+    private: list[str] = []
+    depth, at = 0, 0
+    for tag in _TAG.finditer(answer):
+        between = answer[at : tag.start()]
+        closing = bool(tag[1])
+        if closing and depth == 0:
+            private += [*visible, between]
+            visible.clear()
+        else:
+            (private if depth else visible).append(between)
+        depth = max(0, depth + (-1 if closing else 1))
+        at = tag.end()
+    (private if depth else visible).append(answer[at:])
+    return " ".join(visible), "\n".join(part.strip() for part in private if part.strip())
+
+
+def presentable(text: str) -> str:
+    """`text` without control characters, direction marks and lone surrogates, in NFC, stripped."""
+    text = _UNSHOWN.sub("", text)
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
+
+
+def within(text: str, budget: int) -> tuple[str, int]:
+    """`text`, or as much of it as ends at a sentence end within `budget` words, and how many words that is.
+
+    The last sentence end within the budget counts; where there is none, the first one after it. Empty where no
+    sentence ends within `CHARACTERS_PER_WORD * budget` characters.
+    """
+    most, words = budget * CHARACTERS_PER_WORD, len(text.split())
+    if len(text) <= most and words <= budget:
+        return text, words
+    ends = sentence_ends(text[: most + 1])
+    if not ends and len(text) <= most:
+        return text, words  # one single sentence: never cut
+    kept = at = said = 0
+    for end in ends:
+        said += len(text[at:end].split())
+        if kept and said > budget:
+            break
+        kept = at = end
+    text = text[:kept].rstrip()
+    return text, len(text.split())
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Offsets just behind each sentence of `text`; full stops of common abbreviations and initials do not count."""
+    ends = []
+    for match in _SENTENCE_END.finditer(text):
+        if text[match.start()] == "." and _ABBREVIATION.search(text, max(0, match.start() - 12), match.start() + 1):
+            continue
+        ends.append(match.end())
+    return ends

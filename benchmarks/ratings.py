@@ -1,0 +1,136 @@
+"""How long a leaderboard takes: ours against evalica's Bradley-Terry, in one run on one machine.
+
+    python -m benchmarks.ratings            # or: python benchmarks/ratings.py
+
+Made from a seed: 13,726 verdicts on debates of 10 contestants about 259 topics. Both sides get the same topic
+weights. evalica is given every advantage: verdicts already added up by pair and result, weights by one matrix
+product, nothing after its 1,000 fits. It has no side term; the last line says how far the two are apart without one.
+"""
+
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import evalica
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for those who run it as a file
+
+from runs.ratings import POINTS, Fit, fit, leaderboard
+from runs.statistics import standard_error, topic_weights
+
+VERDICTS, CONTESTANTS, TOPICS, RESAMPLES = 13_726, 10, 259, 1000
+WINNERS = {"for": evalica.Winner.X, "against": evalica.Winner.Y, "tie": evalica.Winner.Draw}
+
+Array = NDArray[np.float64]
+
+
+def tables(seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`debates` and `verdicts` with planted strengths, a planted side term, and one tie in twenty."""
+    rng = np.random.default_rng(seed)
+    strength = np.linspace(-1, 1, CONTESTANTS)
+    topic = rng.permutation(np.arange(VERDICTS) % TOPICS)
+    on_for = rng.integers(CONTESTANTS, size=VERDICTS)
+    on_against = (on_for + rng.integers(1, CONTESTANTS, size=VERDICTS)) % CONTESTANTS
+    p = 1 / (1 + np.exp(strength[on_against] - strength[on_for] - 0.3))
+    winner = np.where(rng.random(VERDICTS) < p, "for", "against")
+    winner[rng.random(VERDICTS) < 0.05] = "tie"
+    debates = pl.DataFrame({"T": topic, "F": on_for, "A": on_against}).select(
+        pl.format("debate {}", pl.int_range(VERDICTS)).alias("debate_id"),
+        pl.format("topic {}", "T").alias("topic_id"),
+        pl.format("contestant {}", "F").alias("for_contestant"),
+        pl.format("contestant {}", "A").alias("against_contestant"),
+        pl.lit("for").alias("opener"),
+        pl.lit("complete").alias("status"),
+    )
+    return debates, debates.select("debate_id", pl.lit("rules").alias("judge"), pl.Series("winner", winner))
+
+
+def added_up(debates: pl.DataFrame, verdicts: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
+    """Every pair and result that occurs, one row each, and how often by topic, [T, row]."""
+    cell = ["for_contestant", "against_contestant", "winner"]
+    wide = (
+        debates.join(verdicts, on="debate_id")
+        .pivot("topic_id", index=cell, values="debate_id", aggregate_function="len")
+        .fill_null(0)
+        .sort(cell)
+    )
+    return wide.select(cell), wide.drop(cell).to_numpy().T.astype(np.float64)
+
+
+def matrices(cells: pl.DataFrame, count_TK: Array) -> tuple[Array, Array]:
+    """`score_TFA` and `count_TFA`, as `runs.ratings.fit` takes them once topics are weighted and added up."""
+    names = sorted(cells["for_contestant"].unique())
+    score, count = np.zeros((2, TOPICS, len(names), len(names)))
+    points = {"for": 1, "against": 0, "tie": 0.5}
+    for k, (on_for, on_against, winner) in enumerate(cells.rows()):
+        score[:, names.index(on_for), names.index(on_against)] += points[winner] * count_TK[:, k]
+        count[:, names.index(on_for), names.index(on_against)] += count_TK[:, k]
+    return score, count
+
+
+def ours(score_TFA: Array, count_TFA: Array, *, side: bool = True) -> tuple[Fit, Array]:
+    """The fit and its standard errors, from matrices."""
+    weights_RT = topic_weights(TOPICS, RESAMPLES, 0)
+    shape = (RESAMPLES, CONTESTANTS, CONTESTANTS)
+    score_RFA, count_RFA = (weights_RT @ part.reshape(TOPICS, -1) for part in (score_TFA, count_TFA))
+    best = fit(score_TFA.sum(axis=0)[None], count_TFA.sum(axis=0)[None], side=side)
+    again = fit(score_RFA.reshape(shape), count_RFA.reshape(shape), side=side, start=best)
+    return best, standard_error(again.strength_RC, np.full(CONTESTANTS, TOPICS))
+
+
+def theirs(cells: pl.DataFrame, count_TK: Array) -> tuple[Array, Array]:
+    """evalica's fit [C] and those of the resamples [R, C], in logits of mean 0."""
+    names = sorted(cells["for_contestant"].unique())
+    on_for, on_against = cells["for_contestant"].to_list(), cells["against_contestant"].to_list()
+    winners = [WINNERS[winner] for winner in cells["winner"]]
+    *_, index = evalica.indexing(on_for, on_against)
+
+    def logits(weights: Array) -> Array:
+        scores = evalica.bradley_terry(on_for, on_against, winners, index=index, weights=weights.tolist()).scores
+        logs = np.log(scores[names].to_numpy())
+        return np.asarray(logs - logs.mean())
+
+    weights_RT = topic_weights(TOPICS, RESAMPLES, 0)
+    return logits(count_TK.sum(axis=0)), np.array([logits(row) for row in weights_RT @ count_TK])
+
+
+def seconds(work: Callable[[], object], times: int = 5) -> float:
+    """The best of several runs, after one that does not count."""
+    work()
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def main() -> None:
+    debates, verdicts = tables()
+    cells, count_TK = added_up(debates, verdicts)
+    score_TFA, count_TFA = matrices(cells, count_TK)
+    whole = seconds(lambda: leaderboard(debates, verdicts, resamples=RESAMPLES))
+    bare = seconds(lambda: ours(score_TFA, count_TFA))
+    peer = seconds(lambda: theirs(cells, count_TK))
+    rows = {
+        "`leaderboard`: tables to table, side term, win and void rates": whole,
+        "its fits alone: side term, from win matrices": bare,
+        f"evalica {evalica.__version__}: no side term, from added-up rows": peer,
+    }
+    print(f"{VERDICTS:,} verdicts, {CONTESTANTS} contestants, {TOPICS} topics, {RESAMPLES:,} resamples; best of 5;")
+    print(f"Python {platform.python_version()}, numpy {np.__version__}, polars {pl.__version__}\n")
+    print("| | seconds | evalica's time over it |\n|---|---:|---:|")
+    for name, taken in rows.items():
+        print(f"| {name} | {taken:.4f} | {peer / taken:.1f} |")
+    plain, _ = ours(score_TFA, count_TFA, side=False)
+    apart = np.abs(plain.strength_RC[0] - theirs(cells, count_TK)[0]).max() * POINTS
+    print(f"\nLargest difference without side term, at evalica's default tolerance: {apart:.4f} rating points.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The journal: the truth about a run while it is going.
+
+SQLite in WAL mode, one writer. `await journal.write(turn, call)` returns once both rows are on disk, in one
+transaction; nothing may depend on a row before that. Rows that are written during one pass of the event loop
+share a transaction, so that 64 debates at once cost one commit, not 64. The commit runs in the loop itself: it
+takes about a tenth of a millisecond, and a thread would have to fight the loop for the interpreter.
+
+Reading goes through a connection of its own, which is how a live viewer can look on.
+"""
+
+import asyncio
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runs.records import Record, Status, TopicRow, Turn, Vote
+from runs.schema import BY_RECORD, TABLES, VERSION, from_micros
+from topics import Topic
+from topics.errors import InputError
+
+NAME = "journal.db"
+
+_INSERT = {
+    table.record: (
+        f"INSERT {'OR REPLACE' if table.name == 'debates' else ''} INTO {table.name} "
+        f"VALUES ({', '.join('?' * len(table.columns))})"
+    )
+    for table in TABLES.values()
+}
+
+
+class JournalError(RuntimeError):
+    """The journal could not be written: the run must stop, because nothing may happen that is not recorded."""
+
+
+class Journal:
+    """A run's journal. Open it with `create` or `resume`; close it when done."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._waiting: defaultdict[type[Record], list[tuple[Any, ...]]] = defaultdict(list)
+        self._committed: asyncio.Future[None] | None = None
+
+    @classmethod
+    def create(cls, folder: Path, topics: Sequence[Topic]) -> "Journal":
+        """A new journal in `folder` that knows its topics."""
+        connection = _connect(folder / NAME)
+        with connection:
+            connection.execute("BEGIN")
+            for table in TABLES.values():
+                for statement in table.ddl():
+                    connection.execute(statement)
+            connection.execute("CREATE INDEX debates_match ON debates (match)")
+            rows = [BY_RECORD[TopicRow].encode(TopicRow.of(topic)) for topic in topics]
+            connection.executemany(_INSERT[TopicRow], rows)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        return cls(connection)
+
+    @classmethod
+    def resume(cls, folder: Path) -> "Journal":
+        """The journal of a run that was begun."""
+        check(folder)
+        return cls(_connect(folder / NAME))
+
+    def queue(self, *records: Record) -> asyncio.Future[None]:
+        """Put `records` into the next commit, without waiting for it."""
+        if self._committed is None:
+            loop = asyncio.get_running_loop()
+            self._committed = loop.create_future()
+            loop.call_soon(self._commit)
+        for record in records:
+            self._waiting[type(record)].append(BY_RECORD[type(record)].encode(record))
+        return self._committed
+
+    async def write(self, *records: Record) -> None:
+        """Put `records` into the next commit and return once they are on disk.
+
+        Raises `JournalError` if the commit failed; then nothing of the group is stored.
+        """
+        await asyncio.shield(self.queue(*records))  # one writer's cancellation is not the others'
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, defaultdict(list)
+        committed, self._committed = self._committed, None
+        assert committed is not None
+        try:
+            self._connection.execute("BEGIN")
+            for record, rows in waiting.items():
+                self._connection.executemany(_INSERT[record], rows)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            committed.set_exception(JournalError(f"the journal could not be written: {error}"))
+            committed.exception()  # whoever waits hears of it; nobody need
+        else:
+            committed.set_result(None)
+
+    def statuses(self) -> dict[str, Status]:
+        """Status by debate id, for every debate that was begun."""
+        return dict(self._connection.execute("SELECT debate_id, status FROM debates"))
+
+    def started_at(self, debate_id: str) -> datetime:
+        """When a debate was begun."""
+        rows = self._connection.execute("SELECT started_at FROM debates WHERE debate_id = ?", (debate_id,))
+        return from_micros(rows.fetchone()[0])
+
+    def turns(self, debate_id: str) -> tuple[Turn, ...]:
+        """The turns of a debate that have reached the journal, without what is private."""
+        names = tuple(TABLES["turns"].columns)
+        rows = self._connection.execute("SELECT * FROM turns WHERE debate_id = ? ORDER BY turn", (debate_id,))
+        public = (dict(zip(names, row, strict=True)) | {"reasoning": None} for row in rows)
+        return tuple(Turn(**row | {"trimmed": bool(row["trimmed"])}) for row in public)
+
+    def votes(self, debate_id: str, judge: str) -> list[Vote]:
+        """The votes of one judge on one debate, with what a verdict needs of them."""
+        rows = self._connection.execute(
+            'SELECT "order", sample, winner FROM votes WHERE debate_id = ? AND judge = ?', (debate_id, judge)
+        )
+        return [Vote(debate_id=debate_id, judge=judge, order=o, sample=s, winner=w) for o, s, w in rows]
+
+    def judged(self) -> set[tuple[str, str]]:
+        """(debate id, judge) of every verdict."""
+        return set(self._connection.execute("SELECT debate_id, judge FROM verdicts"))
+
+    def close(self) -> None:
+        """Commit what waits, fold the write-ahead log into the file, and let go of it."""
+        if self._committed is not None:
+            self._commit()
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._connection.close()
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder without a journal, or with one that a newer version of this code wrote."""
+    path = folder / NAME
+    if not path.is_file():
+        raise InputError(f"{str(folder)!r} holds no {NAME}; expected the folder of a run")
+    try:
+        with closing(reader(folder)) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{str(path)!r} cannot be read as a journal: {error}") from None
+    if version > VERSION:
+        raise InputError(
+            f"{str(path)!r} has schema {version}, newer than the {VERSION} known here; update debate-arena"
+        )
+    if version < 1:
+        raise InputError(f"{str(path)!r} was never finished being made; delete the folder and start a new run")
+
+
+def reader(folder: Path) -> sqlite3.Connection:
+    """A read-only connection, which may be used while another process writes, by one thread at a time."""
+    uri = f"{(folder / NAME).resolve().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # a turn that was paid for survives a power cut as well
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    return connection

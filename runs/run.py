@@ -1,0 +1,157 @@
+"""A run's folder: making one, finding one, and holding it while it is going.
+
+    run = Run.create(spec, topics, out)        # spec.json first, then the journal
+    run = Run.resume(find("newest", out=out, sealed=False))
+    ...
+    run.seal()                                 # tables, then the manifest, last
+
+A folder is held by one process at a time; the lock is the operating system's and goes with the process, however
+it ends.
+"""
+
+import fcntl
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from runs import journal, spec, tables
+from runs.journal import Journal
+from runs.schema import TABLES
+from runs.spec import Spec
+from topics import Topic
+from topics.errors import InputError, near
+
+OUT = Path("runs/out")
+NEWEST = "newest"
+"""What `--from-run` and `--resume` mean without a value."""
+
+
+class Run:
+    """A run that this process holds. Use it as a context manager, or call `close`."""
+
+    def __init__(self, folder: Path, spec: Spec, topics: Sequence[Topic], journal: Journal, lock: IO[str]) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.topics = {topic.topic_id: topic for topic in topics}
+        self.journal = journal
+        self._lock = lock
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @classmethod
+    def create(cls, spec: Spec, topics: Sequence[Topic], out: Path) -> "Run":
+        """A new run under `out`; its id begins with the time, so that names sort by age."""
+        folder = _new_folder(out)
+        lock = _hold(folder)
+        spec.save(folder)
+        return cls(folder, spec, topics, Journal.create(folder, topics), lock)
+
+    @classmethod
+    def resume(cls, folder: Path) -> "Run":
+        """A run that was begun, as it was left; its topics come from its journal."""
+        lock = _hold(folder)
+        try:
+            stored = Spec.read(folder)
+            if not (folder / journal.NAME).is_file():  # killed between the spec and the journal
+                raise InputError(f"{str(folder)!r} was stopped before it began; delete it and start a new run")
+            journal.check(folder)
+            return cls(folder, stored, stored_topics(folder), Journal.resume(folder), lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def keep(self, spec: Spec) -> None:
+        """Store what may change between sittings: judges and settings. The digest stays."""
+        if spec != self.spec:
+            assert spec.digest == self.spec.digest
+            spec.save(self.folder)
+            self.spec = spec
+
+    def seal(self) -> dict[str, Any]:
+        """Write the tables and, last, the manifest; returns what the manifest holds."""
+        return tables.seal(self.folder)
+
+    def close(self) -> None:
+        """Let go of the journal and the folder."""
+        self.journal.close()
+        self._lock.close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def find(which: str | Path, *, out: Path = OUT, sealed: bool | None = None) -> Path:
+    """The folder of a run: a path, an id under `out`, or the newest one.
+
+    `sealed` restricts what "newest" may mean: True, finished runs; False, unfinished ones; None, any.
+    """
+    if str(which) != NEWEST:
+        for folder in (Path(which), out / which):
+            if (folder / spec.NAME).is_file():
+                return folder
+        hint = near(str(which), [folder.name for folder in folders(out)])
+        raise InputError(f"no run {str(which)!r}; expected a run's folder or an id under {str(out)!r}{hint}")
+    for folder in folders(out):
+        if sealed is None or tables.is_sealed(folder) == sealed:
+            return folder
+    kind = {None: "run", True: "finished run", False: "unfinished run"}[sealed]
+    raise InputError(f"no {kind} under {str(out)!r}; start one: python -m arena.run --topics train")
+
+
+def folders(out: Path = OUT) -> list[Path]:
+    """The runs under `out`, newest first."""
+    if not out.is_dir():
+        return []
+    return sorted((f for f in out.iterdir() if (f / spec.NAME).is_file()), key=lambda f: f.name, reverse=True)
+
+
+def stored_topics(folder: Path) -> list[Topic]:
+    """The topics that a run plays, from its journal; their digests are checked."""
+    found = []
+    rows = tables.scan_journal(folder, TABLES["topics"]).collect().to_dicts()
+    for row in rows:
+        digest, points = row.pop("digest"), row.pop("points")
+        sides = dict.fromkeys(point["side"] for point in points)
+        row["points"] = {side: [p for p in points if p["side"] == side] for side in sides}
+        for point in points:
+            del point["side"]
+        try:
+            topic = Topic.model_validate(row)
+        except ValidationError:
+            topic = None
+        if topic is None or topic.digest != digest:
+            raise InputError(f"topic {row['topic_id']!r} in {str(folder)!r} was changed; start a new run")
+        found.append(topic)
+    return found
+
+
+def _new_folder(out: Path) -> Path:
+    folder = out / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write to {str(out)!r} ({reason}); name another folder with --out") from None
+    return folder
+
+
+def _hold(folder: Path) -> IO[str]:
+    try:
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"cannot write to {str(folder)!r} ({error.strerror or error})") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise InputError(f"{str(folder)!r} is in use by another process; wait for it, or stop it first") from None
+    return lock

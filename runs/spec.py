@@ -1,0 +1,93 @@
+"""The spec: everything that decides a run's debates, resolved, and its digest.
+
+`spec.json` is written before any debate. On `--resume` the digest must agree; where it does not, the keys that
+differ are named. What does not decide the debates (judges, concurrency, folders, `--limit`) is stored beside it
+and may change.
+"""
+
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runs.records import Opener, Slot
+from runs.schema import VERSION
+from topics.errors import InputError
+
+NAME = "spec.json"
+
+
+class Spec(BaseModel):
+    """What a run plays. Fields up to `contestants` decide the debates."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    topics: dict[str, str]
+    """Digest by topic id, in playing order."""
+    format: tuple[Slot, ...]
+    opener: Opener
+    matches: int | None
+    """Per topic; None for every pair on both sides."""
+    replicates: int
+    contestants: tuple[dict[str, Any], ...]
+    judges: tuple[dict[str, Any], ...] = ()
+    settings: dict[str, Any] = {}
+    """As given on the command line and in files; `--config spec.json` feeds them back."""
+    version: int = VERSION
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The fields that decide the debates, as JSON values."""
+        return self.model_dump(mode="json", exclude={"judges", "settings", "version"})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what decides the debates."""
+        return sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: "Spec") -> list[str]:
+        """Names of the deciding fields in which two specs differ."""
+        mine, theirs = self.decisive, other.decisive
+        same_order = list(mine["topics"]) == list(theirs["topics"])
+        return [key for key in mine if mine[key] != theirs[key] or (key == "topics" and not same_order)]
+
+    def save(self, folder: Path) -> None:
+        """Write `spec.json`, whole or not at all."""
+        body = json.loads(self.model_dump_json()) | {"digest": self.digest}
+        replace_text(folder / NAME, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Spec":
+        """The spec of a run folder, its digest checked."""
+        path = folder / NAME
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+            digest = body.pop("digest")
+            if body["version"] > VERSION:
+                raise InputError(
+                    f"{str(path)!r} has version {body['version']}, newer than {VERSION}; update debate-arena"
+                )
+            spec = cls.model_validate(body)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{str(path)!r} cannot be read as the spec of a run: {type(error).__name__}") from None
+        if digest != spec.digest:
+            raise InputError(
+                f"{str(path)!r} was changed by hand: its digest does not match; restore it or start a new run"
+            )
+        return spec
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a kill, never sees half of it."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

@@ -1,0 +1,160 @@
+"""From the journal to Polars tables, and back to whoever reads a run.
+
+`seal(folder)` writes one Parquet file a table, each whole or not at all, and `manifest.json` last: its presence
+means sealed. `load(folder)` gives the same lazy frames for a sealed run (from Parquet) and for one that is
+still going (from the journal). Rows stream in both directions: a run of any size seals in bounded memory.
+
+Rows stand in the order of the schedule, so a spec gives the same tables whatever order the answers came in.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from runs import journal
+from runs.schema import TABLES, VERSION, Table
+from runs.spec import Spec, replace_text
+from topics.errors import InputError
+
+MANIFEST = "manifest.json"
+ROWS = 4096
+"""Rows that are read from a journal at once."""
+GROUP, PAGE = 16_384, 16 * 2**20
+"""Rows of a row group and bytes of a page: large pages let zstd see repeats, which saves a tenth."""
+
+_ORDER = {
+    "debates": "r.match",
+    "turns": "d.match, r.turn",
+    "calls": "d.match, r.role DESC, r.turn, r.call_id",
+    "votes": 'd.match, r.judge, r."order" DESC, r.sample',
+    "verdicts": "d.match, r.judge",
+    "failures": "d.match, r.step DESC, r.turn, r.judge, r.at",
+    "topics": "r.rowid",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """A run's tables as lazy frames; columns as in docs/tables.md."""
+
+    folder: Path
+    sealed: bool
+    debates: pl.LazyFrame
+    turns: pl.LazyFrame
+    votes: pl.LazyFrame
+    verdicts: pl.LazyFrame
+    calls: pl.LazyFrame
+    failures: pl.LazyFrame
+    topics: pl.LazyFrame
+
+
+def load(folder: Path) -> Tables:
+    """The tables of a run folder, sealed or still going."""
+    sealed = is_sealed(folder)
+    if not sealed:
+        journal.check(folder)
+    frames = {
+        name: pl.scan_parquet(folder / f"{name}.parquet") if sealed else scan_journal(folder, table)
+        for name, table in TABLES.items()
+    }
+    return Tables(folder=folder, sealed=sealed, **frames)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a run is finished and its tables written."""
+    return (folder / MANIFEST).is_file()
+
+
+def seal(folder: Path) -> dict[str, Any]:
+    """Write every table, then the manifest; returns what the manifest holds."""
+    written = {name: _write(folder, table) for name, table in TABLES.items()}
+    manifest = {
+        "version": VERSION,
+        "run": folder.name,
+        "generation": _generation(folder) + 1,
+        "spec": Spec.read(folder).digest,
+        "sealed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tables": written,
+    }
+    replace_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def verify(folder: Path) -> None:
+    """Raise `InputError` that names the tables whose files are not the ones that were sealed."""
+    try:
+        tables = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["tables"]
+        wrong = [name for name in TABLES if _sha256(folder / f"{name}.parquet") != tables[name]["sha256"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(folder)!r} is not a sealed run: {type(error).__name__}") from None
+    if wrong:
+        raise InputError(f"{str(folder)!r}: {', '.join(wrong)} differ from what was sealed")
+
+
+def scan_journal(folder: Path, table: Table) -> pl.LazyFrame:
+    """One table of a journal, lazily: read in blocks when it is collected."""
+
+    def source(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        for frame in _blocks(folder, table):
+            if n_rows is not None:
+                frame = frame.head(n_rows)
+                n_rows -= frame.height
+            if predicate is not None:
+                frame = frame.filter(predicate)
+            yield frame.select(with_columns) if with_columns is not None else frame
+            if n_rows == 0:
+                return
+
+    return register_io_source(source, schema=pl.Schema(table.columns))
+
+
+def _blocks(folder: Path, table: Table) -> Iterator[pl.DataFrame]:
+    with closing(journal.reader(folder)) as connection:
+        cursor = connection.execute(_select(table.name))
+        while rows := cursor.fetchmany(ROWS):
+            yield table.frame(rows)
+
+
+def _select(name: str) -> str:
+    if name in ("debates", "topics"):
+        return f"SELECT r.* FROM {name} r ORDER BY {_ORDER[name]}"
+    # CROSS JOIN keeps SQLite from reordering: debates by their index on match, then rows by their key, unsorted
+    return f"SELECT r.* FROM debates d CROSS JOIN {name} r USING (debate_id) ORDER BY {_ORDER[name]}"
+
+
+def _write(folder: Path, table: Table) -> dict[str, Any]:
+    path = folder / f"{table.name}.parquet"
+    fresh = path.with_name(f".{path.name}.new")
+    scan_journal(folder, table).sink_parquet(
+        fresh,
+        compression="zstd",
+        compression_level=9,
+        row_group_size=GROUP,
+        data_page_size=PAGE,
+        maintain_order=True,
+    )
+    fresh.replace(path)
+    rows = pl.scan_parquet(path).select(pl.len()).collect().item()
+    return {"rows": rows, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _generation(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["generation"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

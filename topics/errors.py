@@ -1,0 +1,57 @@
+"""Wrong input, told in one line.
+
+Whoever finds that a user's input is wrong raises `InputError` with a sentence that says what happened, what
+was expected, and what to type. A command's `main` is wrapped in `command`, which prints that line and exits
+with 2, so that no user ever meets a traceback for a typing mistake:
+
+    @command
+    def main(argv: list[str] | None = None) -> int: ...
+
+It lives in `topics` because every other package may import from here.
+"""
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class Main(Protocol):
+    """A command's `main`: takes a command line (None: that of the process), returns the exit code."""
+
+    def __call__(self, argv: list[str] | None = None) -> int: ...
+
+
+class InputError(ValueError):
+    """The user's input is wrong; the message is the line they will read."""
+
+
+def command(main: Main) -> Main:
+    """Wrap a command's `main` so that wrong input is one line on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def wrapped(argv: list[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except InputError as error:
+            print(f"error: {one_line(str(error), 1000)}", file=sys.stderr)
+            return 2
+        except BrokenPipeError:  # `... | head` closed the pipe: not an error of ours
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+    return wrapped
+
+
+def near(name: str, known: Iterable[str], most: int = 3) -> str:
+    """A hint that names what `name` may have meant: `; did you mean 'a' or 'b'?`, or nothing."""
+    matches = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
+
+
+def one_line(text: str, most: int = 300) -> str:
+    """`text` on one line without control characters, at most `most` characters: safe to print or to log."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
