@@ -22,6 +22,7 @@ from arena.contestants import Contestant, SpeakFailed
 from arena.speech import hear
 from judges import Judge
 from runs import Run
+from runs.journal import JournalError
 from runs.records import Call, Debate, DebateRow, Failure, Match, Order, Slot, Status, Turn, Vote, slots_for
 from runs.verdicts import from_votes
 from topics.errors import one_line
@@ -80,19 +81,30 @@ class Engine:
         """Play and judge everything that is owed; True when nothing is left."""
         self._queues = {judge.name: asyncio.Queue() for judge in self.judges}
         owed = self._owed()
+        try:
+            await self._work(owed)
+        except BaseExceptionGroup as group:
+            broken = group.subgroup(JournalError)
+            while isinstance(broken, BaseExceptionGroup):
+                broken = broken.exceptions[0]  # every worker heard of the same failed commit
+            if broken is None:
+                raise
+            raise broken from None
+        return not self.stopping
+
+    async def _work(self, owed: list[Match]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            workers = [
+            judging = [
                 tasks.create_task(self._judge_all(judge)) for judge in self.judges for _ in range(self.concurrency)
             ]
-            players = iter(owed)  # shared: each worker takes the next match
+            matches = iter(owed)  # shared: each worker takes the next one
             async with asyncio.TaskGroup() as playing:
                 for _ in range(min(self.concurrency, len(owed))):
-                    playing.create_task(self._play_each(players))
+                    playing.create_task(self._play_each(matches))
             for queue in self._queues.values():
                 await queue.join()
-            for worker in workers:
+            for worker in judging:
                 worker.cancel()
-        return not self.stopping
 
     def _owed(self) -> list[Match]:
         """Matches without an outcome, begun ones first; finished ones that lack a verdict go to their judges."""

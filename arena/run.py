@@ -129,7 +129,7 @@ def resolve(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[
 
 def _judge_entries(names: list[str], roster: Roster) -> list[dict[str, Any]]:
     """What each named judge is made from; making them once proves that they can be."""
-    if not names:
+    if not any(names):
         raise InputError("no judges named; expected --judges rules, names from the roster, or module:Class")
     if len(set(names)) < len(names):
         raise InputError(f"a judge is named twice in {','.join(names)!r}; name each once")

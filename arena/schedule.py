@@ -35,13 +35,14 @@ def schedule(
             f"--matches {each}: {len(contestants)} contestants allow 1 to {len(ordered)} a topic; see --replicates"
         )
     topic_order = sorted(topic_ids, key=lambda topic_id: content_seed(seed, "topic", topic_id))
+    step = each if each % 2 else 2  # rounds of one pair's two sides; an odd number is played topic by topic
     number = 0
     for replicate in range(replicates):
-        for round_ in range(0, each, 2):
+        for round_ in range(0, each, step):
             for place, topic_id in enumerate(topic_order, replicate * len(topic_order)):
-                for k in range(round_, min(round_ + 2, each)):
+                for k in range(round_, round_ + step):
                     occurrence, at = _deal(place, k, each, len(ordered))
-                    opens = _opener(opener, occurrence + at // 2)
+                    opens = _opens(opener, occurrence, seed, pairs[at // 2])
                     yield _match(number, topic_id, ordered[at], opens, replicate, seed)
                     number += 1
 
@@ -53,10 +54,10 @@ def _deal(place: int, k: int, each: int, pairs: int) -> tuple[int, int]:
     return divmod(place * each + k, pairs)
 
 
-def _opener(opener: Opener, occurrence: int) -> Side:
-    """Who opens a pair's nth meeting; alternating means that each side of each pair opens every other time."""
+def _opens(opener: Opener, occurrence: int, seed: int, pair: tuple[str, str]) -> Side:
+    """Who opens a pair's nth meeting; when alternating, each side of each pair opens every other time."""
     if opener == "alternate":
-        return "for" if occurrence % 2 == 0 else "against"
+        return "for" if (occurrence + content_seed(seed, "opener", *pair)) % 2 == 0 else "against"
     return opener
 
 

@@ -91,9 +91,9 @@ def within(text: str, budget: int) -> tuple[str, int]:
     """`text`, or as much of it as ends at a sentence end within `budget` words, and how many words that is.
 
     The last sentence end within the budget counts; where there is none, the first one after it. Empty where no
-    sentence ends within `CHARACTERS_PER_WORD * budget` characters.
+    sentence ends within `CHARACTERS_PER_WORD` characters a word of the budget (or of 50, if that is more).
     """
-    most, words = budget * CHARACTERS_PER_WORD, len(text.split())
+    most, words = CHARACTERS_PER_WORD * max(budget, 50), len(text.split())
     if len(text) <= most and words <= budget:
         return text, words
     ends = sentence_ends(text[: most + 1])
@@ -113,6 +113,8 @@ def sentence_ends(text: str) -> list[int]:
     """Offsets just behind each sentence of `text`; full stops of common abbreviations and initials do not count."""
     ends = []
     for match in _SENTENCE_END.finditer(text):
+        if match[0].isspace() and ends and ends[-1] == match.start():
+            continue  # a blank line behind a full stop
         if text[match.start()] == "." and _ABBREVIATION.search(text, max(0, match.start() - 12), match.start() + 1):
             continue
         ends.append(match.end())

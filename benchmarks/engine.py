@@ -160,7 +160,8 @@ def main() -> None:
             f"| {row['turns_per_s']:,.0f} | {row['peak_mb']:.0f} |"
         )
     each = [(row["played"] + row["sealed"]) / row["debates"] for row in rows]
-    print(f"\ncost per debate, {LARGE:,} against {SMALL:,}: {each[1] / each[0]:.2f}x; bare loop {1e3 * bare:.3f} ms a turn\n")
+    print(f"\ncost per debate, {LARGE:,} against {SMALL:,}: {each[1] / each[0]:.2f}x")
+    print(f"bare loop over the same contestants and judge: {1e3 * bare:.3f} ms a turn\n")
     print("| 1,000 stored debates | text MB | Parquet MB | text / Parquet | words by contestant, s |")
     print("|---|---|---|---|---|")
     for kind in ("simulated", "random words"):

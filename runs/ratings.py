@@ -307,8 +307,6 @@ def _can_grow(score_FA: Array, count_FA: Array, sign: int) -> bool:
     distance_CC = np.minimum(on_for, on_against)
     for via in range(len(distance_CC)):
         distance_CC = np.minimum(distance_CC, distance_CC[:, via, None] + distance_CC[None, via])
-        # Round and round a negative chain distances would double at every step, until they overflow.
-        distance_CC = np.maximum(distance_CC, -float(len(distance_CC)))
     return bool((np.diag(distance_CC) >= 0).all())
 
 
@@ -411,9 +409,10 @@ def _derivatives(x_RP: Array, score_RFA: Array, count_RFA: Array, side: bool) ->
 
 def _uphill(x_RP: Array, step_RP: Array, score_RFA: Array, count_RFA: Array) -> Array:
     """x + step, the step halved where it would lower the likelihood."""
-    here_R = _log_likelihood(x_RP, score_RFA, count_RFA)
+    # Near the top both are equal up to rounding, which grows with the debates added up: that is not worse.
+    least_R = _log_likelihood(x_RP, score_RFA, count_RFA) - 1e-12 * count_RFA.sum(axis=(1, 2))
     for _ in range(40):
-        worse_R = _log_likelihood(x_RP + step_RP, score_RFA, count_RFA) < here_R - 1e-12 * np.abs(here_R)
+        worse_R = _log_likelihood(x_RP + step_RP, score_RFA, count_RFA) < least_R
         if not worse_R.any():
             break
         step_RP = np.where(worse_R[:, None], step_RP / 2, step_RP)

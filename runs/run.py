@@ -1,6 +1,6 @@
 """A run's folder: making one, finding one, and holding it while it is going.
 
-    run = Run.create(spec, topics, out)        # spec.json first, then the journal
+    run = Run.create(spec, topics, out)        # before any debate
     run = Run.resume(find("newest", out=out, sealed=False))
     ...
     run.seal()                                 # tables, then the manifest, last
@@ -49,8 +49,9 @@ class Run:
         """A new run under `out`; its id begins with the time, so that names sort by age."""
         folder = _new_folder(out)
         lock = _hold(folder)
-        spec.save(folder)
-        return cls(folder, spec, topics, Journal.create(folder, topics), lock)
+        journal = Journal.create(folder, topics)
+        spec.save(folder)  # last: a folder without a spec is no run, so a run that can be found can be resumed
+        return cls(folder, spec, topics, journal, lock)
 
     @classmethod
     def resume(cls, folder: Path) -> "Run":
@@ -58,8 +59,6 @@ class Run:
         lock = _hold(folder)
         try:
             stored = Spec.read(folder)
-            if not (folder / journal.NAME).is_file():  # killed between the spec and the journal
-                raise InputError(f"{str(folder)!r} was stopped before it began; delete it and start a new run")
             journal.check(folder)
             return cls(folder, stored, stored_topics(folder), Journal.resume(folder), lock)
         except BaseException:

@@ -1,8 +1,8 @@
 """The spec: everything that decides a run's debates, resolved, and its digest.
 
-`spec.json` is written before any debate. On `--resume` the digest must agree; where it does not, the keys that
-differ are named. What does not decide the debates (judges, concurrency, folders, `--limit`) is stored beside it
-and may change.
+`spec.json` is written before any debate; a folder that holds one is a run. On `--resume` the digest must agree;
+where it does not, the keys that differ are named. What does not decide the debates (judges, concurrency, folders,
+`--limit`) is stored beside it and may change.
 """
 
 import json

@@ -3,6 +3,8 @@
 import itertools
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -215,6 +217,18 @@ def test_an_estimate_exists_exactly_where_no_direction_separates_the_results() -
     assert seen == {True, False}
 
 
+def test_lopsided_results_converge() -> None:
+    """Full Newton steps run away from here: the step must be halved where it would lower the likelihood."""
+    count = np.array([[[0.0, 282, 332], [1, 0, 0], [0, 84, 0]]])
+    score = np.array([[[0.0, 1, 1], [0, 0, 0], [0, 83, 0]]])
+    found = fit(score, count)
+    assert found.converged_R[0]
+    p = 1 / (1 + np.exp(-(found.strength_RC[0][:, None] - found.strength_RC[0] + found.side_R[0])))
+    surplus = score[0] - count[0] * p  # at the maximum everybody scored what is expected, and so did FOR
+    assert surplus.sum(axis=1) - surplus.sum(axis=0) == pytest.approx(0, abs=1e-8)
+    assert surplus.sum() == pytest.approx(0, abs=1e-8)
+
+
 # What cannot be rated is named
 
 
@@ -245,9 +259,18 @@ def test_those_who_cannot_be_rated_stand_around_the_rated_and_are_named() -> Non
 
 
 def test_equals_share_a_rank() -> None:
+    """a to f did alike against g, on both sides."""
+    on_for, on_against = ("for", "for", "against"), ("for", "against")
+    rows = [(f"t{t}", name, "g", winner) for name in "abcdef" for t, winner in enumerate(on_for)]
+    rows += [(f"t{t}", "g", name, winner) for name in "abcdef" for t, winner in enumerate(on_against)]
+    board = rate(rows)
+    assert board.frame["contestant"].to_list() == list("abcdefg")
+    assert board.frame["rank"].to_list() == [1] * 6 + [7]
+
+
+def test_where_every_topic_says_the_same_there_is_no_interval() -> None:
     board = rate((f"t{t}", a, b, "tie") for t in range(3) for a, b in itertools.permutations("abc", 2))
     assert board.frame["rank"].to_list() == [1, 1, 1]
-    assert board.frame["contestant"].to_list() == ["a", "b", "c"]
     assert board.side.value == pytest.approx(0)
     assert board.side.low is None and board.frame["low"].null_count() == 3
     assert any("every topic says the same" in note for note in board.notes)
@@ -351,6 +374,11 @@ def test_an_unknown_winner_is_refused() -> None:
         rate([("t0", "a", "b", "FOR")])
 
 
+def test_importing_ratings_is_light() -> None:
+    heavy = "import sys, runs.ratings; print({'scipy', 'statsmodels', 'evalica', 'pandas', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 # Intervals
 
 
@@ -450,6 +478,15 @@ def test_wilson_where_topics_are_independent_is_the_published_interval() -> None
     error = np.sqrt(rate_ * (1 - rate_) / 263)
     low, high = wilson(rate_, error, many, np.array([263.0]))
     assert (low[0], high[0]) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+def test_a_rate_that_is_the_same_on_every_topic_is_worth_its_debates() -> None:
+    """One win and one loss on each of 10 topics: no spread between topics, and still only 20 debates."""
+    rows = [(f"t{t}", "a", b, w) for t in range(10) for b, w in (("b", "for"), ("c", "against"))]
+    n, t2 = 20, 2.2622**2  # t(9)
+    half = math.sqrt(t2 * 0.25 / n + t2**2 / (4 * n * n)) / (1 + t2 / n)
+    found = row(rate(rows), "a")
+    assert (found["for_low"], found["for_high"]) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-4)
 
 
 def test_the_standard_error_of_a_mean_of_topics_is_the_textbook_one() -> None:

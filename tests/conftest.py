@@ -1,0 +1,37 @@
+"""What tests share: playing a small run, and reading its tables without the clock."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import runs
+from arena.run import Result, Settings, run
+from runs.schema import CLOCK, TABLES
+
+Play = Callable[..., Result]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    """Play a run of few debates under the test's own folder."""
+
+    def play(**settings: object) -> Result:
+        return run(Settings.model_validate({"out": tmp_path / "out", "limit": 12} | settings))
+
+    return play
+
+
+def timeless(folder: Path) -> dict[str, pl.DataFrame]:
+    """Every table of a run, without the columns that depend on the clock."""
+    tables = runs.load(folder)
+    frames = {name: getattr(tables, name).collect() for name in TABLES}
+    return {name: frame.drop(CLOCK & set(frame.columns)) for name, frame in frames.items()}
+
+
+def assert_same_tables(a: Path, b: Path) -> None:
+    """Two runs hold the same rows in the same order, clock columns aside."""
+    left, right = timeless(a), timeless(b)
+    for name in TABLES:
+        assert left[name].equals(right[name], null_equal=True), f"table {name} differs between {a} and {b}"

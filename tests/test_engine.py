@@ -1,0 +1,249 @@
+"""Whole runs: what they hold, that they do not depend on the order of answers, and what failures leave behind."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import Play, assert_same_tables, timeless
+
+import runs
+from arena.run import Settings, main, run
+from runs.journal import Journal, JournalError
+from runs.records import Failure, Vote
+from runs.schema import TABLES
+from topics.errors import InputError
+
+PROMISED = {
+    "debates": "debate_id topic_id split for_contestant against_contestant opener replicate seed status "
+    "started_at ended_at",
+    "turns": "debate_id turn side stage contestant text reasoning words trimmed call_id",
+    "votes": "debate_id judge order sample winner confidence scores rationale quotes call_id error",
+    "verdicts": "debate_id judge winner margin consistent votes",
+    "calls": "call_id debate_id role endpoint model adapter prompt_tokens cached_tokens completion_tokens "
+    "reasoning_tokens latency_s attempts finish_reason cost_usd started_at",
+    "failures": "debate_id step turn at contestant judge kind message attempts",
+    "topics": "topic_id motion theme question_type split",
+}
+
+
+def roster(path: Path, *contestants: str, judges: str = "") -> Path:
+    """A roster file of simulated contestants, each given as `name, dials`."""
+    entries = []
+    for contestant in contestants:
+        name, _, dials = contestant.partition(", ")
+        lines = "\n".join(dials.split(", ")) if dials else "strength = 0.5"
+        entries.append(f'[[contestants]]\nname = "{name}"\nkind = "simulated"\n{lines}\n')
+    path.write_text("\n".join(entries) + judges)
+    return path
+
+
+def test_a_run_holds_what_was_promised(play: Play) -> None:
+    result = play(limit=40)
+    tables = runs.load(result.folder)
+    assert result.sealed and tables.sealed
+    for name, columns in PROMISED.items():
+        assert set(columns.split()) <= set(getattr(tables, name).collect_schema()), name
+    debates, turns, verdicts = (getattr(tables, name).collect() for name in ("debates", "turns", "verdicts"))
+    assert debates["status"].to_list() == ["complete"] * 40
+    assert debates.schema["started_at"] == pl.Datetime("us", "UTC") and debates.schema["seed"] == pl.Int64
+    assert turns["debate_id"].to_list() == [d for d in debates["debate_id"] for _ in range(10)]
+    assert turns["turn"].to_list() == list(range(1, 11)) * 40
+    assert turns["side"].to_list() == ["for", "against"] * 200
+    assert verdicts["debate_id"].to_list() == debates["debate_id"].to_list()
+    assert set(verdicts["winner"]) <= {"for", "against", "tie"}
+    assert tables.calls.select("endpoint", "cost_usd").unique().collect().rows() == [("simulated", 0.0)]
+    assert turns.join(tables.calls.collect(), on="call_id").height == turns.height
+
+
+def test_no_sentence_is_cut_and_nothing_private_is_said(play: Play) -> None:
+    turns = runs.load(play(limit=60).folder).turns.collect()
+    budget = {"cross-examination": 200, "closing": 200}
+    for turn in turns.iter_rows(named=True):
+        assert turn["text"].rstrip("”\"')").endswith((".", "?", "!")), turn["text"][-80:]
+        assert turn["words"] == len(turn["text"].split()) <= budget.get(turn["stage"], 250)
+        assert "<" not in turn["text"]
+        assert turn["reasoning"] is None or turn["reasoning"] not in turn["text"]
+    assert turns.filter(pl.col("reasoning").is_not_null()).height > 50
+    assert turns.filter("trimmed").height > 10
+
+
+def test_an_answer_is_about_what_the_opponent_said(play: Play) -> None:
+    tables = runs.load(play(limit=30).folder)
+    debates = tables.debates.collect()
+    points = {row["topic_id"]: row["points"] for row in tables.topics.collect().iter_rows(named=True)}
+    answered = asked = 0
+    for debate in debates.iter_rows(named=True):
+        theirs = [p["claim"].lower() for p in points[debate["topic_id"]] if p["side"] == "for"]
+        said = tables.turns.filter(pl.col("debate_id") == debate["debate_id"]).sort("turn").collect()["text"].to_list()
+        made = [claim for claim in theirs if claim in said[2].lower()]
+        asked += bool(made)
+        answered += any(claim in said[3].lower() for claim in made)
+    assert asked == 30 and answered >= 15
+
+
+def test_the_same_spec_gives_the_same_tables_at_any_concurrency(play: Play) -> None:
+    one = play(limit=60, concurrency=1, judges=["rules", "scripted"])
+    many = play(limit=60, concurrency=64, judges=["rules", "scripted"])
+    assert_same_tables(one.folder, many.folder)
+
+
+def test_another_seed_gives_other_text(play: Play) -> None:
+    one, other = (timeless(play(limit=12, seed=seed).folder)["turns"] for seed in (1, 2))
+    assert not set(one["text"]) & set(other["text"])
+
+
+def test_the_opener(play: Play) -> None:
+    tables = runs.load(play(limit=24, opener="alternate").folder)
+    first = tables.turns.filter(pl.col("turn") == 1).join(tables.debates, on="debate_id").collect()
+    assert first["side"].to_list() == first["opener"].to_list()
+    assert set(first["opener"]) == {"for", "against"}
+    assert set(first["stage"]) == {"opening"}
+
+
+def test_the_contestants_come_out_in_the_order_of_their_strengths(play: Play) -> None:
+    from runs.ratings import leaderboard
+
+    tables = runs.load(play(limit=1500).folder)
+    board = leaderboard(tables.debates, tables.verdicts)
+    assert board.frame["contestant"].to_list() == ["granite", "cedar", "harbor", "willow", "ember", "tinder"]
+
+
+def test_a_contestant_that_fails_makes_its_debate_void_and_keeps_its_turns(play: Play, tmp_path: Path) -> None:
+    entries = roster(tmp_path / "r.toml", "sure, strength = 0.5", "shaky, strength = 0.5, fails = 0.1")
+    result = play(roster=entries, topics="train", limit=60)
+    tables = {name: getattr(runs.load(result.folder), name).collect() for name in TABLES}
+    void = tables["debates"].filter(pl.col("status") == "void")
+    assert 5 < void.height < 60 and result.progress.void == void.height
+    assert tables["failures"]["debate_id"].to_list() == void["debate_id"].to_list()
+    assert set(tables["failures"]["contestant"]) == {"shaky"} and set(tables["failures"]["kind"]) == {"server"}
+    failed_at = dict(zip(tables["failures"]["debate_id"], tables["failures"]["turn"], strict=True))
+    kept = dict(tables["turns"].group_by("debate_id").len().iter_rows())
+    assert all(kept.get(debate, 0) == turn - 1 for debate, turn in failed_at.items())
+    assert set(tables["verdicts"]["debate_id"]).isdisjoint(void["debate_id"])
+    assert tables["verdicts"].height == 60 - void.height
+
+
+def test_a_judge_that_raises_gives_invalid_verdicts_and_a_non_zero_exit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judges = '[[judges]]\nname = "broken"\nkind = "scripted"\nraises = "out of order\\nsecond line"\n'
+    entries = roster(tmp_path / "r.toml", "ash", "birch", judges=judges)
+    code = main(["--roster", str(entries), "--judges", "broken,rules", "--limit", "5", "--out", str(tmp_path / "out")])
+    assert code == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error == [
+        "error: judge 'broken' raised on 5 votes, which are invalid; the turns are stored. "
+        "First: RuntimeError: out of order second line"
+    ]
+    tables = runs.load("newest", out=tmp_path / "out")
+    assert tables.sealed
+    verdicts = tables.verdicts.collect()
+    assert verdicts.filter(pl.col("judge") == "broken")["winner"].to_list() == ["invalid"] * 5
+    assert verdicts.filter(pl.col("judge") == "broken")["margin"].null_count() == 5
+    assert "invalid" not in verdicts.filter(pl.col("judge") == "rules")["winner"]
+    assert tables.turns.collect().height == 50
+    failures = tables.failures.collect()
+    assert failures["judge"].to_list() == ["broken"] * 5 and set(failures["kind"]) == {"raised"}
+
+
+def test_a_judge_sees_nothing_private(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    from judges.scripted import Scripted
+
+    seen = []
+
+    async def look(self: Scripted, debate: runs.records.Debate, order: str, sample: int) -> Vote:
+        seen.extend(turn.reasoning for turn in debate.turns)
+        return Vote(debate_id=debate.id, judge=self.name, order="for_first", sample=sample, winner="tie")
+
+    monkeypatch.setattr(Scripted, "vote", look)
+    result = play(limit=20, judges=["scripted"])
+    assert seen == [None] * 200
+    assert runs.load(result.folder).turns.filter(pl.col("reasoning").is_not_null()).collect().height > 10
+
+
+def test_a_user_s_own_topics_and_format(play: Play, tmp_path: Path) -> None:
+    topics = tmp_path / "mine.csv"
+    topics.write_text("motion\nCats make better company than dogs.\n")
+    slots = '[[slots]]\nside = "against"\nstage = "statement"\nwords = 80\n'
+    (tmp_path / "short.toml").write_text(slots + slots.replace("against", "for"))
+    tables = runs.load(play(topics=str(topics), format=str(tmp_path / "short.toml")).folder)
+    turns = tables.turns.collect()
+    assert turns.height == 24 and turns["side"].to_list() == ["for", "against"] * 12  # the opener is FOR by default
+    assert set(tables.debates.collect()["split"]) == {"custom"}
+    assert tables.verdicts.collect().height == 12
+
+
+def test_a_live_run_reads_like_a_sealed_one(play: Play) -> None:
+    result = play(limit=8)
+    sealed = timeless(result.folder)
+    (result.folder / "manifest.json").unlink()
+    assert not runs.load(result.folder).sealed
+    live = timeless(result.folder)
+    assert all(live[name].equals(sealed[name]) for name in TABLES)
+    live_turns = runs.load(result.folder).turns
+    assert live_turns.filter(pl.col("side") == "for").select("words").head(3).collect().shape == (3, 1)
+
+
+def test_the_manifest_tells_what_was_sealed(play: Play) -> None:
+    folder = play(limit=4).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["generation"] == 1 and manifest["tables"]["turns"]["rows"] == 40
+    runs.tables.verify(folder)
+    (folder / "turns.parquet").write_bytes((folder / "votes.parquet").read_bytes())
+    with pytest.raises(InputError, match="turns differ from what was sealed"):
+        runs.tables.verify(folder)
+
+
+def test_what_was_resolved_can_be_fed_back(play: Play) -> None:
+    first = play(limit=6, seed=5, contestants=["granite", "tinder"], judges=["scripted"])
+    spec = first.folder / "spec.json"
+    out = first.folder.parent
+    assert main(["--config", str(spec), "--out", str(out)]) == 0
+    second = runs.find("newest", out=out, sealed=True)
+    other = next(f for f in runs.run.folders(out) if f != first.folder)
+    assert second in (first.folder, other)
+    assert_same_tables(first.folder, other)
+
+
+def test_a_journal_that_cannot_be_written_stops_the_run(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = Journal._commit
+    commits = 0
+
+    def full_disk(self: Journal) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 5:
+            self._waiting[Failure].append(("too", "few", "columns"))  # SQLite refuses the whole group
+        commit(self)
+
+    monkeypatch.setattr(Journal, "_commit", full_disk)
+    with pytest.raises(JournalError, match="could not be written"):
+        play(limit=12, concurrency=2)
+
+
+def test_a_group_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
+    import topics
+
+    journal = Journal.create(tmp_path, topics.load("test")[:1])
+    vote = Vote(debate_id="d", judge="j", order="for_first", sample=0, winner="tie")
+
+    async def write() -> None:
+        first = asyncio.gather(journal.write(vote), journal.write(vote), return_exceptions=True)
+        assert [type(error) for error in await first] == [JournalError, JournalError]  # the key is unique
+        assert journal.votes("d", "j") == []
+        await journal.write(vote)
+        assert [v.winner for v in journal.votes("d", "j")] == ["tie"]
+
+    asyncio.run(write())
+    journal.close()
+
+
+def test_resume_adds_judges_and_leaves_turns(play: Play) -> None:
+    first = play(limit=5)
+    (first.folder / "manifest.json").unlink()
+    again = run(Settings(resume=first.folder.name, out=first.folder.parent, judges=["rules", "scripted"]))
+    assert again.progress.turns == 0 and again.progress.verdicts == 5
+    judges = runs.load(first.folder).verdicts.collect()["judge"]
+    assert judges.to_list() == ["rules", "scripted"] * 5
