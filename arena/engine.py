@@ -84,7 +84,7 @@ class Engine:
         try:
             await self._work(owed)
         except BaseExceptionGroup as group:
-            broken = group.subgroup(JournalError)
+            broken: BaseException | None = group.subgroup(JournalError)
             while isinstance(broken, BaseExceptionGroup):
                 broken = broken.exceptions[0]  # every worker heard of the same failed commit
             if broken is None:

@@ -111,7 +111,7 @@ def within(text: str, budget: int) -> tuple[str, int]:
 
 def sentence_ends(text: str) -> list[int]:
     """Offsets just behind each sentence of `text`; full stops of common abbreviations and initials do not count."""
-    ends = []
+    ends: list[int] = []
     for match in _SENTENCE_END.finditer(text):
         if match[0].isspace() and ends and ends[-1] == match.start():
             continue  # a blank line behind a full stop

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for those who run it as a file
 
-from runs.ratings import POINTS, Fit, fit, leaderboard
+from runs.bradley_terry import Fit, fit
+from runs.ratings import POINTS, leaderboard
 from runs.statistics import standard_error, topic_weights
 
 VERDICTS, CONTESTANTS, TOPICS, RESAMPLES = 13_726, 10, 259, 1000
@@ -63,7 +64,7 @@ def added_up(debates: pl.DataFrame, verdicts: pl.DataFrame) -> tuple[pl.DataFram
 
 
 def matrices(cells: pl.DataFrame, count_TK: Array) -> tuple[Array, Array]:
-    """`score_TFA` and `count_TFA`, as `runs.ratings.fit` takes them once topics are weighted and added up."""
+    """`score_TFA` and `count_TFA`, as `runs.bradley_terry.fit` takes them once topics are weighted and added up."""
     names = sorted(cells["for_contestant"].unique())
     score, count = np.zeros((2, TOPICS, len(names), len(names)))
     points = {"for": 1, "against": 0, "tie": 0.5}

@@ -11,10 +11,11 @@ import polars as pl
 from pydantic_settings import CliPositionalArg
 
 from runs import tables
-from runs.ratings import Estimate, Leaderboard
+from runs.ratings import Estimate, Leaderboard, RatingsError
 from runs.ratings import leaderboard as rate
 from runs.run import NEWEST, OUT, find
 from runs.settings import Command, parse
+from runs.spec import Spec
 from runs.tables import Tables
 from topics.errors import InputError, command, near, one_line
 
@@ -45,7 +46,14 @@ def leaderboards(loaded: Tables, judge: str | None = None) -> str:
     """The leaderboard by one judge's verdicts, or one for each judge of the run."""
     debates, verdicts = loaded.debates.collect(), loaded.verdicts.collect()
     judges = [judge] if judge else verdicts["judge"].unique(maintain_order=True).to_list() or [None]
-    return "\n\n".join(render(rate(debates, verdicts, judge=name)) for name in judges)
+    names = [str(contestant["name"]) for contestant in Spec.read(loaded.folder).contestants]
+    boards = []
+    for name in judges:
+        try:
+            boards.append(render(rate(debates, verdicts, judge=name, contestants=names)))
+        except RatingsError as error:
+            boards.append(f"no leaderboard by {name}: {error}")
+    return "\n\n".join(boards)
 
 
 def render(board: Leaderboard) -> str:

@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 import runs.ratings
-from runs.ratings import COLUMNS, MEAN, POINTS, Estimate, Leaderboard, RatingsError, fit, leaderboard
+from runs.bradley_terry import fit
+from runs.ratings import COLUMNS, MEAN, POINTS, Estimate, Leaderboard, RatingsError, leaderboard
 from runs.statistics import standard_error, t_interval, topic_weights, wilson
 from topics.errors import InputError
 
@@ -302,7 +303,7 @@ def test_whoever_never_changes_sides_cannot_be_told_from_the_side() -> None:
 
 
 def test_a_fit_that_does_not_converge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs.ratings._newton, "__defaults__", (1,))
+    monkeypatch.setattr(runs.bradley_terry._newton, "__defaults__", (1,))
     with pytest.raises(RatingsError, match="5 contestants exist"):
         rate(league(12))
 
@@ -508,7 +509,7 @@ def test_a_bound_is_null_where_too_many_resamples_are_lost(lost: int, defensible
 
 def slow_to_converge(converged: int) -> Callable[..., object]:
     """`_newton` that loses every data set of a batch after the first `converged`."""
-    real = runs.ratings._newton
+    real = runs.bradley_terry._newton
 
     def newton(*arguments: object) -> tuple[np.ndarray, np.ndarray]:
         x, found = real(*arguments)  # type: ignore[arg-type]
@@ -519,7 +520,7 @@ def slow_to_converge(converged: int) -> Callable[..., object]:
 
 @pytest.mark.parametrize(("converged", "fate"), [(990, "10 of 1000.*left out"), (900, "100 of 1000.*too many")])
 def test_resamples_that_do_not_converge_are_counted(monkeypatch: pytest.MonkeyPatch, converged: int, fate: str) -> None:
-    monkeypatch.setattr(runs.ratings, "_newton", slow_to_converge(converged))
+    monkeypatch.setattr(runs.bradley_terry, "_newton", slow_to_converge(converged))
     board = rate(league(22))
     assert any(re.search(fate, note) for note in board.notes)
     assert board.frame["low"].null_count() == (0 if converged == 990 else 5)

