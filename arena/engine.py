@@ -22,7 +22,7 @@ from arena.contestants import Contestant, SpeakFailed
 from arena.speech import hear
 from judges import Judge
 from runs import Run
-from runs.journal import JournalError
+from runs.journal import StorageError
 from runs.records import Call, Debate, DebateRow, Failure, Match, Order, Slot, Status, Turn, Vote, slots_for
 from runs.verdicts import from_votes
 from topics.errors import one_line
@@ -84,7 +84,7 @@ class Engine:
         try:
             await self._work(owed)
         except BaseExceptionGroup as group:
-            broken: BaseException | None = group.subgroup(JournalError)
+            broken: BaseException | None = group.subgroup(StorageError)
             while isinstance(broken, BaseExceptionGroup):
                 broken = broken.exceptions[0]  # every worker heard of the same failed commit
             if broken is None:

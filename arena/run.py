@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from pydantic import Field, PositiveInt
 
 import judges as judging
@@ -29,7 +30,7 @@ from arena.schedule import schedule
 from arena.simulated import Simulated
 from judges import Judge
 from runs import NEWEST, OUT, Run
-from runs.journal import JournalError
+from runs.journal import StorageError
 from runs.records import Match, Opener
 from runs.settings import Command, parse
 from runs.spec import Spec
@@ -220,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         result = run(settings)
-    except JournalError as error:
+    except StorageError as error:
         print(f"error: {error}; free some disk, then: {_resume_command(settings)}", file=sys.stderr)
         return 1
     except asyncio.CancelledError:
@@ -270,6 +271,8 @@ def _report(result: Result) -> int:
     progress = result.progress
     counts = ", ".join(f"{result.rows[name]:,} {name}" for name in ("debates", "turns", "verdicts", "failures"))
     print(f"\nwrote {result.folder}: {counts}; {progress.void:,} debates are void")
+    if held_out := tables.topics.filter(pl.col("split") == "test").select(pl.len()).collect().item():
+        print(f"note:  {held_out} test topics are held out; this run was a look at them, and counts as one")
     print(f"next:  python -m runs.show {result.folder} {tables.debates.first().collect()['debate_id'][0]}")
     for judge, times in progress.raised.items():
         print(

@@ -25,6 +25,8 @@ from topics import Side, Topic, opposite
 
 PHRASES: dict[str, list[str]] = tomllib.loads((Path(__file__).parent / "phrases.toml").read_text(encoding="utf-8"))
 QUOTE_WORDS = 25
+END_WORDS = 12
+"""Room that a speaker keeps for its last sentence."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -209,13 +211,13 @@ class Moves:
                 self.say_and_add("claim", point)
             if self.draw.chance(self.evidence):
                 self.say_and_add("reason", point)
-                self.say_and_add("warrant", point)
+                self.if_room("warrant", point)
             else:
                 self.say_and_add("assertion", point)
             if self.background and "background" not in self.used and self.draw.chance(self.evidence / 2):
                 self.used.add("background")
-                self.say_and_add("background", point)
-            self.say_and_add("impact", point)
+                self.if_room("background", point)
+            self.if_room("impact", point)
 
     def answer(self) -> None:
         """Answer something that the opponent really said last."""
@@ -265,6 +267,12 @@ class Moves:
 
     def say_and_add(self, move: str, point: Clauses) -> None:
         self.add(self.say(move, point))
+
+    def if_room(self, move: str, point: Clauses) -> None:
+        """A move that a speaker leaves out where it would take the speech past its length."""
+        text = self.say(move, point)
+        if self.words + len(text.split()) < self.target - END_WORDS:
+            self.add(text)
 
     def add(self, text: str) -> None:
         self.said.append(text)

@@ -167,6 +167,21 @@ def main() -> None:
     for kind in ("simulated", "random words"):
         text, size, seconds = storage(kind)
         print(f"| {kind} | {text:.1f} | {size:.2f} | {text / size:.1f} | {seconds:.3f} |")
+    bare_start, start = startup()
+    print(f"\nimport arena.run: {start:.2f} s, {start / bare_start:.0f}x a bare interpreter")
+
+
+def startup() -> tuple[float, float]:
+    """Seconds, best of 3: a bare interpreter, and one that imports `arena.run`."""
+    best = []
+    for code in ("pass", "import arena.run"):
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            times.append(time.perf_counter() - began)
+        best.append(min(times))
+    return best[0], best[1]
 
 
 def _in_process(debates: int) -> dict[str, float]:

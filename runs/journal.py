@@ -12,7 +12,7 @@ import asyncio
 import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ _INSERT = {
 }
 
 
-class JournalError(RuntimeError):
-    """The journal could not be written: the run must stop, because nothing may happen that is not recorded."""
+class StorageError(RuntimeError):
+    """A run could not be written. It must stop, because nothing may happen that is not recorded."""
 
 
 class Journal:
@@ -79,7 +79,7 @@ class Journal:
     async def write(self, *records: Record) -> None:
         """Put `records` into the next commit and return once they are on disk.
 
-        Raises `JournalError` if the commit failed; then nothing of the group is stored.
+        Raises `StorageError` if the commit failed; then nothing of the group is stored.
         """
         await asyncio.shield(self.queue(*records))  # one writer's cancellation is not the others'
 
@@ -95,7 +95,7 @@ class Journal:
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            committed.set_exception(JournalError(f"the journal could not be written: {error}"))
+            committed.set_exception(StorageError(f"the journal could not be written: {error}"))
             committed.exception()  # whoever waits hears of it; nobody need
         else:
             committed.set_result(None)
@@ -131,7 +131,8 @@ class Journal:
         """Commit what waits, fold the write-ahead log into the file, and let go of it."""
         if self._committed is not None:
             self._commit()
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(sqlite3.Error):  # on a full disk the log stays beside the file, and nothing is lost
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
 
 

@@ -11,6 +11,8 @@ it ends.
 
 import fcntl
 import secrets
+import shutil
+import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,8 +51,13 @@ class Run:
         """A new run under `out`; its id begins with the time, so that names sort by age."""
         folder = _new_folder(out)
         lock = _hold(folder)
-        journal = Journal.create(folder, topics)
-        spec.save(folder)  # last: a folder without a spec is no run, so a run that can be found can be resumed
+        try:
+            journal = Journal.create(folder, topics)
+            spec.save(folder)  # last: a folder without a spec is no run, so a run that can be found can be resumed
+        except (OSError, sqlite3.Error) as error:
+            lock.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(f"cannot write to {str(out)!r} ({error}); name another folder with --out") from None
         return cls(folder, spec, topics, journal, lock)
 
     @classmethod

@@ -9,6 +9,7 @@ Rows stand in the order of the schedule, so a spec gives the same tables whateve
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from runs import journal
+from runs.journal import StorageError
 from runs.schema import TABLES, VERSION, Table
 from runs.spec import Spec, replace_text
-from topics.errors import InputError
+from topics.errors import InputError, one_line
 
 MANIFEST = "manifest.json"
 ROWS = 4096
@@ -74,7 +76,17 @@ def is_sealed(folder: Path) -> bool:
 
 
 def seal(folder: Path) -> dict[str, Any]:
-    """Write every table, then the manifest; returns what the manifest holds."""
+    """Write every table, then the manifest; returns what the manifest holds.
+
+    Raises `StorageError` where that fails; the journal still holds everything, and sealing can be tried again.
+    """
+    try:
+        return _seal(folder)
+    except (OSError, sqlite3.Error, pl.exceptions.PolarsError) as error:
+        raise StorageError(f"the tables could not be written: {one_line(str(error))}") from None
+
+
+def _seal(folder: Path) -> dict[str, Any]:
     written = {name: _write(folder, table) for name, table in TABLES.items()}
     manifest = {
         "version": VERSION,

@@ -10,7 +10,7 @@ from conftest import Play, assert_same_tables, timeless
 
 import runs
 from arena.run import Settings, main, run
-from runs.journal import Journal, JournalError
+from runs.journal import Journal, StorageError
 from runs.records import Failure, Vote
 from runs.schema import TABLES
 from topics.errors import InputError
@@ -219,7 +219,7 @@ def test_a_journal_that_cannot_be_written_stops_the_run(play: Play, monkeypatch:
         commit(self)
 
     monkeypatch.setattr(Journal, "_commit", full_disk)
-    with pytest.raises(JournalError, match="could not be written"):
+    with pytest.raises(StorageError, match="could not be written"):
         play(limit=12, concurrency=2)
 
 
@@ -231,7 +231,7 @@ def test_a_group_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
 
     async def write() -> None:
         first = asyncio.gather(journal.write(vote), journal.write(vote), return_exceptions=True)
-        assert [type(error) for error in await first] == [JournalError, JournalError]  # the key is unique
+        assert [type(error) for error in await first] == [StorageError, StorageError]  # the key is unique
         assert journal.votes("d", "j") == []
         await journal.write(vote)
         assert [v.winner for v in journal.votes("d", "j")] == ["tie"]

@@ -1,6 +1,7 @@
 """Real processes, really stopped: nothing that reached the journal is asked for again, and nothing else changes."""
 
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -122,6 +123,26 @@ def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=30)
     assert process.returncode == 1 and "--resume" in error
     assert "Traceback" not in error
+
+
+def test_a_full_disk_stops_the_run_in_one_line_and_loses_nothing(play: Play, tmp_path: Path) -> None:
+    def no_large_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, 1_200_000))  # the journal will pass that
+
+    out, log = tmp_path / "full", tmp_path / "log"
+    command = [sys.executable, str(DRIVER), str(log), "0", "--out", str(out), *SPEC]
+    done = subprocess.run(command, preexec_fn=no_large_files, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: the journal could not be written") and "--resume" in line
+    folder = unfinished(out)
+    assert folder is not None
+    kept = journalled(folder)
+    assert 20 < len(kept) < 400
+    again = start(log, "--out", str(out), "--resume", delay=0)
+    again.communicate()
+    assert not kept & set(asked(log)[-(400 - len(kept)) :])
+    assert_same_tables(folder, play(limit=DEBATES, judges=JUDGES.split(","), seed=7).folder)
 
 
 def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:

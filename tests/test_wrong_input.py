@@ -2,7 +2,10 @@
 
 import json
 import re
+import resource
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,6 +132,16 @@ def test_an_out_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "file").write_text("in the way")
     assert "cannot write to" in refused(capsys, "--out", tmp_path / "file" / "out")
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_disk_without_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    def no_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    command = [sys.executable, "-m", "arena.run", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, preexec_fn=no_files, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: cannot write to")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def left_unfinished(play: Play) -> Path:
