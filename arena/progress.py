@@ -54,10 +54,11 @@ async def _plain(progress: Progress) -> None:
 
 
 def line(progress: Progress, elapsed: float) -> str:
-    """`done/all, turns/s, failures, time left`; `elapsed` in seconds since this sitting began."""
+    """`done/all, turns/s, verdicts, failures, time left`; `elapsed` in seconds since this sitting began."""
     speed = progress.turns / elapsed if elapsed > 0 else 0.0
     left = (progress.debates - progress.done) * progress.turns_each / speed if speed else None
-    parts = [f"{progress.done:,}/{progress.debates:,}", f"{speed:,.0f} turns/s", f"{progress.failures:,} failures"]
+    parts = [f"{progress.done:,}/{progress.debates:,}", f"{speed:,.0f} turns/s"]
+    parts += [f"{progress.verdicts:,} verdicts", f"{progress.failures:,} failures"]
     return "  ".join([*parts, f"{duration(left)} left" if left is not None else "starting"])
 
 

@@ -164,5 +164,4 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a turn that was paid for survives a power cut as well
-    connection.execute("PRAGMA wal_autocheckpoint = 4000")
     return connection

@@ -247,3 +247,19 @@ def test_resume_adds_judges_and_leaves_turns(play: Play) -> None:
     assert again.progress.turns == 0 and again.progress.verdicts == 5
     judges = runs.load(first.folder).verdicts.collect()["judge"]
     assert judges.to_list() == ["rules", "scripted"] * 5
+
+
+def test_tables_that_cannot_be_written_are_one_line_and_can_be_written_later(
+    play: Play, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = play(limit=3).folder
+    (folder / "manifest.json").unlink()
+    (folder / "turns.parquet").unlink()
+    (folder / "turns.parquet").mkdir()  # in the way
+    assert main(["--resume", str(folder)]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: the tables could not be written") and f"--resume {folder}" in line
+    assert not runs.load(folder).sealed
+    (folder / "turns.parquet").rmdir()
+    assert main(["--resume", str(folder)]) == 0
+    assert runs.load(folder).turns.collect().height == 30
