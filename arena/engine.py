@@ -12,9 +12,8 @@ the boundary where it happened:
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
 
@@ -45,10 +44,6 @@ class Progress:
     verdicts: int = 0
     """Of this sitting."""
     failures: int = 0
-    raised: Counter[str] = field(default_factory=Counter)
-    """How often each judge raised."""
-    first_raised: dict[str, str] = field(default_factory=dict)
-    """What it raised first."""
 
 
 class Engine:
@@ -238,8 +233,6 @@ class Engine:
         except Exception as error:  # whatever a judge raises, the debate stays
             message = _message(error)
             self.progress.failures += 1
-            self.progress.raised[judge.name] += 1
-            self.progress.first_raised.setdefault(judge.name, message)
             self.run.journal.queue(
                 Failure(
                     debate_id=debate.id,

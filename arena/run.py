@@ -85,46 +85,35 @@ class Result:
     """Rows of each table, once sealed."""
 
 
-KEPT_BY = {
-    "topics": {"topics"},
-    "format": {"format"},
-    "contestants": {"roster", "contestants"},
-    "judges": {"roster", "judges"},
-    "opener": {"opener"},
-    "matches": {"matches"},
-    "replicates": {"replicates"},
-    "seed": {"seed"},
-}
-"""Which settings decide each field of the spec."""
-
 NOT_STORED = {"resume", "config", "dry_run", "out"}
 
 
 def resolve(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[Topic]]:
-    """The spec that `settings` come to, and its topics, each with everything that was named looked up.
+    """The spec that `settings` come to, and its topics, with everything that is named looked up.
 
-    With a `stored` spec, a field is looked up again only if a setting behind it was given; its topics are then
-    empty, since a resumed run has its own.
+    What was not given is taken from a `stored` spec; where that covers the topics, they are not looked up.
     """
     given = settings.model_fields_set
-
-    def wanted(field: str) -> bool:
-        return stored is None or bool(KEPT_BY[field] & given)
-
-    topics = catalogue.load(settings.topics) if wanted("topics") else []
-    roster = rosters.load(settings.roster) if wanted("contestants") or wanted("judges") else Roster()
-    fields = {
-        "topics": {topic.topic_id: topic.digest for topic in topics},
-        "format": formats.load(settings.format) if wanted("format") else (),
-        "contestants": tuple(c.model_dump() for c in rosters.seated(roster, settings.contestants))
-        if wanted("contestants")
-        else (),
-        "judges": tuple(_judge_entries(settings.judges, roster)) if wanted("judges") else (),
-        **{name: getattr(settings, name) for name in ("opener", "matches", "replicates", "seed")},
-    }
-    kept = {} if stored is None else {name: getattr(stored, name) for name in KEPT_BY if not wanted(name)}
     stated = settings.model_dump(mode="json", exclude=NOT_STORED, exclude_unset=stored is not None)
-    spec = Spec(**fields | kept, settings=(stored.settings if stored else {}) | stated)
+    if stored is not None:
+        stated = stored.settings | stated
+        settings = Settings.model_validate(stated)
+    if stored is None or "roster" in given:
+        roster = rosters.load(settings.roster)
+    else:
+        roster = Roster.model_validate({"contestants": stored.contestants, "judges": stored.judges})
+    topics = catalogue.load(settings.topics) if stored is None or "topics" in given else []
+    spec = Spec(
+        seed=settings.seed,
+        topics={topic.topic_id: topic.digest for topic in topics} if stored is None or topics else stored.topics,
+        format=formats.load(settings.format) if stored is None or "format" in given else stored.format,
+        opener=settings.opener,
+        matches=settings.matches,
+        replicates=settings.replicates,
+        contestants=tuple(c.model_dump() for c in rosters.seated(roster, settings.contestants)),
+        judges=tuple(_judge_entries(settings.judges, roster)),
+        settings=stated,
+    )
     return spec, topics
 
 
@@ -146,16 +135,34 @@ def make_judges(entries: Iterable[dict[str, Any]]) -> list[Judge]:
 
 
 def run(settings: Settings) -> Result:
-    """Play what `settings` ask for; returns when it is sealed or was stopped."""
+    """Play what `settings` ask for; returns when the run is sealed or was stopped.
+
+    Raises `InputError` for wrong input, and `StorageError` where the run cannot be written.
+    """
     with _open(settings) as held:
-        return asyncio.run(_play(held))
+        engine = Engine(
+            held,
+            scheduled(held.spec),
+            {entry["name"]: Simulated.model_validate(entry) for entry in held.spec.contestants},
+            make_judges(held.spec.judges),
+            concurrency=held.spec.settings["concurrency"],
+        )
+        rows = {}
+        try:
+            if finished := asyncio.run(_play(engine)):
+                rows = {name: table["rows"] for name, table in held.seal()["tables"].items()}
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            finished = False
+        except StorageError as error:
+            raise StorageError(f"{error}; free some disk, then: {_resume(held.folder)}") from None
+        return Result(folder=held.folder, sealed=finished, progress=engine.progress, rows=rows)
 
 
 def _open(settings: Settings) -> Run:
     """A new run, or the one to go on with, its stored spec compared with what was given."""
     if settings.resume is None:
         spec, topics = resolve(settings)
-        owed(spec)  # refuses what cannot be scheduled before anything is written
+        scheduled(spec)  # refuses what cannot be scheduled before anything is written
         return Run.create(spec, topics, settings.out)
     folder = runs.find(settings.resume, out=settings.out, sealed=False)
     held = Run.resume(folder)
@@ -173,7 +180,7 @@ def _open(settings: Settings) -> Run:
     return held
 
 
-def owed(spec: Spec) -> list[Match]:
+def scheduled(spec: Spec) -> list[Match]:
     """The matches of a spec, up to its limit."""
     matches = schedule(
         list(spec.topics),
@@ -186,23 +193,16 @@ def owed(spec: Spec) -> list[Match]:
     return list(islice(matches, spec.settings["limit"]))
 
 
-async def _play(held: Run) -> Result:
-    spec = held.spec
-    seats = {entry["name"]: Simulated.model_validate(entry) for entry in spec.contestants}
-    judges = make_judges(spec.judges)
-    engine = Engine(held, owed(spec), seats, judges, concurrency=spec.settings["concurrency"])
+async def _play(engine: Engine) -> bool:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _interrupt, engine, task)
     async with shown(engine.progress):
-        finished = await engine.play_all()
-    tables = held.seal()["tables"] if finished else {}
-    rows = {name: table["rows"] for name, table in tables.items()}
-    return Result(folder=held.folder, sealed=finished, progress=engine.progress, rows=rows)
+        return await engine.play_all()
 
 
-def _interrupt(engine: Engine, task: asyncio.Task[Result]) -> None:
+def _interrupt(engine: Engine, task: asyncio.Task[bool]) -> None:
     if engine.stopping:
         task.cancel()
     else:
@@ -222,16 +222,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = run(settings)
     except StorageError as error:
-        print(f"error: {error}; free some disk, then: {_resume_command(settings)}", file=sys.stderr)
-        return 1
-    except asyncio.CancelledError:
-        print(f"stopped; go on with: {_resume_command(settings)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     if not result.sealed:
         done = f"{result.progress.done:,} of {result.progress.debates:,} debates played"
-        print(f"stopped with {done}; go on with: python -m arena.run --resume {result.folder}", file=sys.stderr)
+        print(f"stopped with {done}; go on with: {_resume(result.folder)}", file=sys.stderr)
         return 1
     return _report(result)
+
+
+def _resume(folder: Path) -> str:
+    return f"python -m arena.run --resume {folder}"
 
 
 def _finished(settings: Settings) -> Path | None:
@@ -242,18 +243,12 @@ def _finished(settings: Settings) -> Path | None:
     return folder if is_sealed(folder) else None
 
 
-def _resume_command(settings: Settings) -> str:
-    name = settings.resume if settings.resume not in (None, NEWEST) else ""
-    out = f" --out {settings.out}" if settings.out != OUT else ""
-    return f"python -m arena.run --resume {name}".rstrip() + out
-
-
 def _dry_run(settings: Settings) -> int:
     """Say what a run would be, having looked up everything that it names."""
     if settings.resume is not None:
         raise InputError("--dry-run plans a new run; it cannot be combined with --resume")
     spec, topics = resolve(settings)
-    matches = owed(spec)
+    matches = scheduled(spec)
     votes = sum(len(judge.orders) * judge.samples for judge in make_judges(spec.judges))
     topic_count = f"{len({match.topic_id for match in matches})} of {len(topics)} topics"
     print(f"{len(matches):,} debates on {topic_count}, {len(spec.contestants)} contestants, seed {spec.seed}")
@@ -268,19 +263,20 @@ def _report(result: Result) -> int:
 
     tables = runs.load(result.folder)
     print(show.leaderboards(tables))
-    progress = result.progress
     counts = ", ".join(f"{result.rows[name]:,} {name}" for name in ("debates", "turns", "verdicts", "failures"))
-    print(f"\nwrote {result.folder}: {counts}; {progress.void:,} debates are void")
-    if held_out := tables.topics.filter(pl.col("split") == "test").select(pl.len()).collect().item():
+    print(f"\nwrote {result.folder}: {counts}; {result.progress.void:,} debates are void")
+    debates = tables.debates.collect()
+    if held_out := debates.filter(pl.col("split") == "test")["topic_id"].n_unique():
         print(f"note:  {held_out} test topics are held out; this run was a look at them, and counts as one")
-    print(f"next:  python -m runs.show {result.folder} {tables.debates.first().collect()['debate_id'][0]}")
-    for judge, times in progress.raised.items():
+    print(f"next:  python -m runs.show {result.folder} {debates['debate_id'][0]}")
+    raised = tables.failures.filter(step="judge", kind="raised").collect()
+    for (judge,), failures in raised.group_by("judge", maintain_order=True):
+        count, first = failures.height, failures["message"][0]
+        votes = f"{count:,} votes, which are" if count > 1 else "1 vote, which is"
         print(
-            f"error: judge {judge!r} raised on {times:,} votes, which are invalid; the turns are stored. "
-            f"First: {progress.first_raised[judge]}",
-            file=sys.stderr,
+            f"error: judge {judge!r} raised on {votes} invalid; the turns are stored. First: {first}", file=sys.stderr
         )
-    return 1 if progress.raised else 0
+    return 1 if raised.height else 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import topics
 from arena import format as formats
 from arena import roster as rosters
 from arena.engine import Engine
-from arena.run import Settings, make_judges, owed, resolve
+from arena.run import Settings, make_judges, resolve, scheduled
 from arena.simulated import Simulated
 from arena.speech import hear
 from runs import Run
@@ -44,7 +44,7 @@ def measure(debates: int) -> dict[str, float]:
         bare = bare_loop(spec, its_topics) if debates <= SMALL else 0.0
         held = Run.create(spec, its_topics, settings.out)
         seats = {entry["name"]: Simulated.model_validate(entry) for entry in spec.contestants}
-        engine = Engine(held, owed(spec), seats, make_judges(spec.judges), concurrency=64)
+        engine = Engine(held, scheduled(spec), seats, make_judges(spec.judges), concurrency=64)
         wall, cpu = time.perf_counter(), time.process_time()
         asyncio.run(engine.play_all())
         played, played_wall = time.process_time() - cpu, time.perf_counter() - wall
@@ -69,7 +69,7 @@ def bare_loop(spec: runs.spec.Spec, its_topics: list[topics.Topic]) -> float:
     by_id = {topic.topic_id: topic for topic in its_topics}
     seats = {entry["name"]: Simulated.model_validate(entry) for entry in spec.contestants}
     judge = judges.load("rules")
-    matches = owed(spec)[:200]
+    matches = scheduled(spec)[:200]
 
     async def play() -> int:
         turns = 0
@@ -125,7 +125,7 @@ def storage(kind: str) -> tuple[float, float, float]:
         seated = rosters.load().contestants
         seats = {c.name: c if kind == "simulated" else Babbler(c.name) for c in seated}
         with Run.create(spec, its_topics, Path(out)) as held:
-            engine = Engine(held, owed(spec), seats, make_judges(spec.judges), concurrency=64)
+            engine = Engine(held, scheduled(spec), seats, make_judges(spec.judges), concurrency=64)
             asyncio.run(engine.play_all())
             manifest = held.seal()
             size = sum(table["bytes"] for table in manifest["tables"].values())

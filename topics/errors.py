@@ -38,6 +38,9 @@ def command(main: Main) -> Main:
         except InputError as error:
             print(f"error: {one_line(str(error), 1000)}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 1
         except BrokenPipeError:  # `... | head` closed the pipe: not an error of ours
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
