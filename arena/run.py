@@ -271,11 +271,10 @@ def _report(result: Result) -> int:
     print(f"next:  python -m runs.show {result.folder} {debates['debate_id'][0]}")
     raised = tables.failures.filter(step="judge", kind="raised").collect()
     for (judge,), failures in raised.group_by("judge", maintain_order=True):
-        count, first = failures.height, failures["message"][0]
-        votes = f"{count:,} votes, which are" if count > 1 else "1 vote, which is"
-        print(
-            f"error: judge {judge!r} raised on {votes} invalid; the turns are stored. First: {first}", file=sys.stderr
-        )
+        votes = f"{failures.height:,} votes, which are" if failures.height > 1 else "1 vote, which is"
+        first = failures["message"][0]
+        what = f"judge {judge!r} raised on {votes} invalid; the turns are stored. First: {first}"
+        print(f"error: {what}", file=sys.stderr)
     return 1 if raised.height else 0
 
 
