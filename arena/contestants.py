@@ -8,9 +8,21 @@
 kind (`arena/simulated.py`) needs no network; endpoints and local models join by the same protocol.
 """
 
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import AfterValidator, Field
 
 from runs.records import Debate, FailureKind, Slot, Speech
+
+
+def _printable(name: str) -> str:
+    if name != name.strip() or "," in name or not name.isprintable():
+        raise ValueError(f"a name is printable and has neither commas nor blanks around it, not {name!r}")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+"""Of a contestant or a judge."""
 
 
 class Contestant(Protocol):

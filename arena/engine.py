@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from itertools import product
 
 from arena.contestants import Contestant, SpeakFailed
-from arena.speech import hear
+from arena.speech import hear, presentable
+from arena.vote import cast
 from judges import Judge
 from runs import Run
 from runs.journal import StorageError
@@ -89,12 +90,11 @@ class Engine:
 
     async def _work(self, owed: list[Match]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            judging = [
-                tasks.create_task(self._judge_all(judge)) for judge in self.judges for _ in range(self.concurrency)
-            ]
+            workers = range(min(self.concurrency, len(self.matches)))
+            judging = [tasks.create_task(self._judge_all(judge)) for judge in self.judges for _ in workers]
             matches = iter(owed)  # shared: each worker takes the next one
             async with asyncio.TaskGroup() as playing:
-                for _ in range(min(self.concurrency, len(owed))):
+                for _ in workers:
                     playing.create_task(self._play_each(matches))
             for queue in self._queues.values():
                 await queue.join()
@@ -141,7 +141,9 @@ class Engine:
             try:
                 speech = await self.contestants[match.contestant(slot.side)].speak(debate, slot)
                 turn = hear(speech, debate, slot)
-            except Exception as error:  # whatever a contestant raises, the others' debates go on
+            except BaseException as error:  # whatever a contestant raises, the others' debates go on
+                if _ours(error):
+                    raise
                 await self._void(row, slot, error)
                 return None
             await self._record(row, turn, speech.call, last=slot is debate.slots[-1])
@@ -180,7 +182,7 @@ class Engine:
         await self.run.journal.write(turn, call)
         self.progress.turns += 1
 
-    async def _void(self, row: DebateRow, slot: Slot, error: Exception) -> None:
+    async def _void(self, row: DebateRow, slot: Slot, error: BaseException) -> None:
         now = datetime.now(UTC)
         failure = Failure(
             debate_id=row.debate_id,
@@ -207,30 +209,36 @@ class Engine:
         queue = self._queues[judge.name]
         while True:
             match, debate = await queue.get()
-            if not self.stopping:
-                await self.judge(judge, debate or self._debate(match))
-            queue.task_done()
+            try:
+                if not self.stopping:
+                    await self.judge(judge, debate or self._debate(match))
+            finally:
+                queue.task_done()
 
     async def judge(self, judge: Judge, debate: Debate) -> None:
-        """Ask `judge` for the votes that it still owes on `debate`; with the last one, record the verdict."""
-        votes = self.run.journal.votes(debate.id, judge.name)
+        """Ask `judge` for the votes that it still owes on `debate`, and record the verdict with the last one."""
+        asked = list(product(judge.orders, range(judge.samples)))
+        votes = [vote for vote in self.run.journal.votes(debate.id, judge.name) if (vote.order, vote.sample) in asked]
         have = {(vote.order, vote.sample) for vote in votes}
-        owed = [asked for asked in product(judge.orders, range(judge.samples)) if asked not in have]
-        for order, sample in owed:
+        for order, sample in asked:
+            if (order, sample) in have:
+                continue
             if self.stopping:
                 return
-            vote = await self._vote(judge, debate, order, sample)
-            votes.append(vote)
-            if (order, sample) == owed[-1]:
+            votes.append(await self._vote(judge, debate, order, sample))
+            if len(votes) == len(asked):
                 self.run.journal.queue(from_votes(debate.id, judge.name, votes))
-            await self.run.journal.write(vote)
+            await self.run.journal.write(votes[-1])
+        if len(have) == len(asked):  # only the verdict was owed
+            await self.run.journal.write(from_votes(debate.id, judge.name, votes))
         self.progress.verdicts += 1
 
     async def _vote(self, judge: Judge, debate: Debate, order: Order, sample: int) -> Vote:
         try:
-            vote = await judge.vote(debate, order, sample)
-            return replace(vote, debate_id=debate.id, judge=judge.name, order=order, sample=sample)
-        except Exception as error:  # whatever a judge raises, the debate stays
+            return cast(await judge.vote(debate, order, sample), debate, judge.name, order, sample)
+        except BaseException as error:  # whatever a judge raises, the debate stays
+            if _ours(error):
+                raise
             message = _message(error)
             self.progress.failures += 1
             self.run.journal.queue(
@@ -251,6 +259,18 @@ class Engine:
             )
 
 
-def _message(error: Exception) -> str:
+def _ours(error: BaseException) -> bool:
+    """Whether an error was meant for the engine, and did not come out of the contestant or judge that was asked."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt)
+
+
+def _message(error: BaseException) -> str:
     """One bounded line; of an unforeseen error, its type as well."""
-    return one_line(str(error) if isinstance(error, SpeakFailed) else f"{type(error).__name__}: {error}")
+    try:
+        said = str(error)
+    except Exception:
+        said = "(its message cannot be read)"
+    return presentable(one_line(said if isinstance(error, SpeakFailed) else f"{type(error).__name__}: {said}"))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from runs.records import Slot
 from runs.settings import read_toml
 from topics import Side
-from topics.errors import InputError, near
+from topics.errors import InputError, is_file, near
 
 FOLDER = Path(__file__).parent / "formats"
 
@@ -38,8 +38,8 @@ class FormatFile(BaseModel):
 
 def load(name: str) -> tuple[Slot, ...]:
     """The slots of a format, by name or by file."""
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{Path(name).name}.toml"
-    if not path.is_file():
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name.replace('/', ' ')}.toml"
+    if not is_file(path):
         known = [file.stem for file in FOLDER.glob("*.toml")]
         raise InputError(f"no format {name!r}; expected one of {known} or a .toml file{near(name, known)}")
     try:

@@ -34,7 +34,9 @@ async def _live(progress: Progress) -> None:
     from rich.progress import Progress as Bar
 
     began = monotonic()
-    bar = Bar(TextColumn("debates"), BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True))
+    console = Console(stderr=True)
+    bars = [BarColumn()] if console.width >= 100 else []
+    bar = Bar(TextColumn("debates"), *bars, TextColumn("{task.description}"), console=console)
     with bar:
         task = bar.add_task("", total=progress.debates)
         try:

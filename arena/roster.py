@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from arena.contestants import Name
 from arena.simulated import Simulated
 from runs.settings import read_toml
 from topics.errors import InputError, near
@@ -30,7 +31,7 @@ class JudgeEntry(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field(min_length=1, max_length=100)
+    name: Name
     kind: str = Field(min_length=1)
 
 

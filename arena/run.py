@@ -7,16 +7,18 @@ that was stopped, however, goes on where it was with `--resume`: at the exact tu
 """
 
 import asyncio
+import os
+import shlex
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import polars as pl
-from pydantic import Field, PositiveInt
+from pydantic import BaseModel, Field, ValidationError
 
 import judges as judging
 import runs
@@ -32,11 +34,13 @@ from judges import Judge
 from runs import NEWEST, OUT, Run
 from runs.journal import StorageError
 from runs.records import Match, Opener
-from runs.settings import Command, parse
+from runs.settings import Command, explain, parse
 from runs.spec import Spec
 from runs.tables import is_sealed
 from topics import Topic
 from topics.errors import InputError, command
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Settings(Command, cli_prog_name="python -m arena.run"):
@@ -52,17 +56,17 @@ class Settings(Command, cli_prog_name="python -m arena.run"):
     """names from the roster, built-in, or module:Class (default: rules)"""
     format: str = "standard"
     """the slots: a name, or a .toml file"""
-    opener: Opener = "for"
-    """side that speaks first"""
-    matches: PositiveInt | None = None
+    opener: Opener | None = None
+    """side that speaks first (default: as in the format)"""
+    matches: Count | None = None
     """per topic (default: every pair on both sides)"""
-    replicates: PositiveInt = 1
+    replicates: Count = 1
     """how often each match is played"""
     seed: int = 0
     """everything is drawn from it"""
-    limit: PositiveInt | None = None
+    limit: Count | None = None
     """the first N matches of the schedule only"""
-    concurrency: PositiveInt = 64
+    concurrency: Annotated[Count, Field(le=10_000)] = 64
     """debates at once"""
     out: Path = OUT
     """where runs are made"""
@@ -97,24 +101,48 @@ def resolve(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[
     stated = settings.model_dump(mode="json", exclude=NOT_STORED, exclude_unset=stored is not None)
     if stored is not None:
         stated = stored.settings | stated
-        settings = Settings.model_validate(stated)
+        settings = _valid(Settings, stated)
     if stored is None or "roster" in given:
         roster = rosters.load(settings.roster)
     else:
-        roster = Roster.model_validate({"contestants": stored.contestants, "judges": stored.judges})
+        roster = _valid(Roster, {"contestants": stored.contestants, "judges": stored.judges})
     topics = catalogue.load(settings.topics) if stored is None or "topics" in given else []
+    slots = formats.load(settings.format) if stored is None or "format" in given else stored.format
     spec = Spec(
         seed=settings.seed,
         topics={topic.topic_id: topic.digest for topic in topics} if stored is None or topics else stored.topics,
-        format=formats.load(settings.format) if stored is None or "format" in given else stored.format,
-        opener=settings.opener,
+        format=slots,
+        opener=settings.opener or slots[0].side,
         matches=settings.matches,
         replicates=settings.replicates,
         contestants=tuple(c.model_dump() for c in rosters.seated(roster, settings.contestants)),
         judges=tuple(_judge_entries(settings.judges, roster)),
         settings=stated,
     )
+    if stored is not None:
+        _same_judges(stored, spec)
     return spec, topics
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _valid(model: type[M], stored: dict[str, Any]) -> M:
+    """What a run has stored, checked again: it may have been changed by hand."""
+    try:
+        return model.model_validate(stored)
+    except ValidationError as error:
+        raise InputError(f"the run's spec.json cannot be used: {explain(error)}") from None
+
+
+def _same_judges(stored: Spec, spec: Spec) -> None:
+    """Refuse another judge under a name that already has votes in the run."""
+    before = {judge["name"]: judge for judge in stored.judges}
+    for judge in spec.judges:
+        if before.get(judge["name"], judge) != judge:
+            raise InputError(
+                f"the run has another judge {judge['name']!r}, with other settings; give this one a new name"
+            )
 
 
 def _judge_entries(names: list[str], roster: Roster) -> list[dict[str, Any]]:
@@ -142,7 +170,7 @@ def run(settings: Settings) -> Result:
     with _open(settings) as held:
         engine = Engine(
             held,
-            scheduled(held.spec),
+            scheduled(held.spec, begun=held.journal.statuses()),
             {entry["name"]: Simulated.model_validate(entry) for entry in held.spec.contestants},
             make_judges(held.spec.judges),
             concurrency=held.spec.settings["concurrency"],
@@ -180,8 +208,8 @@ def _open(settings: Settings) -> Run:
     return held
 
 
-def scheduled(spec: Spec) -> list[Match]:
-    """The matches of a spec, up to its limit."""
+def scheduled(spec: Spec, begun: Container[str] = ()) -> list[Match]:
+    """The matches of a spec up to its limit, and those behind it that were begun under an earlier limit."""
     matches = schedule(
         list(spec.topics),
         [contestant["name"] for contestant in spec.contestants],
@@ -190,7 +218,10 @@ def scheduled(spec: Spec) -> list[Match]:
         replicates=spec.replicates,
         opener=spec.opener,
     )
-    return list(islice(matches, spec.settings["limit"]))
+    limit = spec.settings["limit"]
+    if limit is not None and not begun:
+        matches = islice(matches, limit)
+    return [match for match in matches if limit is None or match.match < limit or match.debate_id in begun]
 
 
 async def _play(engine: Engine) -> bool:
@@ -203,6 +234,10 @@ async def _play(engine: Engine) -> bool:
 
 
 def _interrupt(engine: Engine, task: asyncio.Task[bool]) -> None:
+    """The first signal finishes what is in flight, the second cancels it, the third does not wait for anybody."""
+    if task.cancelling():
+        print(f"stopped; go on with: {_resume(engine.run.folder)}", file=sys.stderr, flush=True)
+        os._exit(1)  # the journal is whole at any moment
     if engine.stopping:
         task.cancel()
     else:
@@ -232,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _resume(folder: Path) -> str:
-    return f"python -m arena.run --resume {folder}"
+    return f"python -m arena.run --resume {shlex.quote(str(folder))}"
 
 
 def _finished(settings: Settings) -> Path | None:

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from arena.contestants import SpeakFailed
+from arena.contestants import Name, SpeakFailed
 from runs.records import Call, Debate, Slot, Speech, content_id
 from topics import Side, Topic, opposite
 
@@ -37,7 +37,7 @@ class Simulated(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["simulated"]
-    name: str
+    name: Name
     family: str = ""
     lineage: str = ""
     strength: Share

@@ -3,9 +3,10 @@
 import importlib
 import inspect
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, get_args
 
 from judges.judge import Judge
+from runs.records import Order
 from topics.errors import InputError, near, one_line
 
 GROUP = "debate_arena.judges"
@@ -27,17 +28,31 @@ def load(kind: str, *, name: str | None = None, **settings: Any) -> Judge:
     made = _make(kind, _import(kind, target), {"name": name or kind, **settings})
     if missing := [part for part in ("name", "orders", "samples", "vote") if not hasattr(made, part)]:
         raise InputError(f"judge {kind!r} is no judge: it lacks {', '.join(missing)} (see docs/write-a-judge.md)")
-    if not inspect.iscoroutinefunction(made.vote):
-        raise InputError(f"judge {kind!r} is no judge: its vote() must be `async def` (see docs/write-a-judge.md)")
+    if wrong := _wrong(made, name or kind):
+        raise InputError(f"judge {kind!r} is no judge: {wrong} (see docs/write-a-judge.md)")
     judge: Judge = made
     return judge
+
+
+def _wrong(made: Any, name: str) -> str:
+    """What keeps an object with all the parts of a judge from being one, or nothing."""
+    if not inspect.iscoroutinefunction(made.vote):
+        return "its vote() must be `async def`"
+    if made.name != name:
+        return f"it calls itself {made.name!r} where it was named {name!r}"
+    if not isinstance(made.samples, int) or made.samples < 1:
+        return f"its samples must be a whole number of at least 1, not {made.samples!r}"
+    orders = made.orders if isinstance(made.orders, list | tuple) else ()
+    if not orders or set(map(str, orders)) - set(get_args(Order)) or len(set(orders)) < len(orders):
+        return f"its orders must be some of {get_args(Order)}, each once, not {made.orders!r}"
+    return ""
 
 
 def _import(kind: str, target: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a stranger's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything while it is imported
         reason = one_line(f"{type(error).__name__}: {error}")
         raise InputError(
             f"judge {kind!r} could not be loaded from {target!r} ({reason}); expected module:Class"
@@ -49,5 +64,5 @@ def _make(kind: str, make: Any, settings: dict[str, Any]) -> Any:
         return make(**settings)
     except InputError:
         raise
-    except Exception as error:  # and so may its constructor
+    except (Exception, SystemExit) as error:  # and so may its constructor
         raise InputError(f"judge {kind!r} could not be made: {one_line(f'{type(error).__name__}: {error}')}") from None

@@ -38,18 +38,17 @@ class StorageError(RuntimeError):
 
 
 class Journal:
-    """A run's journal. Open it with `create` or `resume`; close it when done."""
+    """A run's journal, made by `create` and opened for writing; close it when done."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, folder: Path) -> None:
+        self._connection = _connect(folder / NAME)
         self._waiting: defaultdict[type[Record], list[tuple[Any, ...]]] = defaultdict(list)
         self._committed: asyncio.Future[None] | None = None
 
-    @classmethod
-    def create(cls, folder: Path, topics: Sequence[Topic]) -> "Journal":
-        """A new journal in `folder` that knows its topics."""
-        connection = _connect(folder / NAME)
-        with connection:
+    @staticmethod
+    def create(folder: Path, topics: Sequence[Topic]) -> None:
+        """Make a journal in `folder` that knows the run's topics and nothing else."""
+        with closing(_connect(folder / NAME)) as connection:
             connection.execute("BEGIN")
             for table in TABLES.values():
                 for statement in table.ddl():
@@ -58,13 +57,7 @@ class Journal:
             rows = [BY_RECORD[TopicRow].encode(TopicRow.of(topic)) for topic in topics]
             connection.executemany(_INSERT[TopicRow], rows)
             connection.execute(f"PRAGMA user_version = {VERSION}")
-        return cls(connection)
-
-    @classmethod
-    def resume(cls, folder: Path) -> "Journal":
-        """The journal of a run that was begun."""
-        check(folder)
-        return cls(_connect(folder / NAME))
+            connection.execute("COMMIT")
 
     def queue(self, *records: Record) -> asyncio.Future[None]:
         """Put `records` into the next commit, without waiting for it."""
@@ -92,7 +85,7 @@ class Journal:
             for record, rows in waiting.items():
                 self._connection.executemany(_INSERT[record], rows)
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # what a row holds may be refused before SQLite sees it
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             committed.set_exception(StorageError(f"the journal could not be written: {error}"))
@@ -144,14 +137,15 @@ def check(folder: Path) -> None:
     try:
         with closing(reader(folder)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.DatabaseError as error:
+            known = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.Error as error:
         raise InputError(f"{str(path)!r} cannot be read as a journal: {error}") from None
     if version > VERSION:
         raise InputError(
             f"{str(path)!r} has schema {version}, newer than the {VERSION} known here; update debate-arena"
         )
-    if version < 1:
-        raise InputError(f"{str(path)!r} was never finished being made; delete the folder and start a new run")
+    if missing := [name for name in TABLES if name not in known]:
+        raise InputError(f"{str(path)!r} cannot be read as a journal: it has no table {', '.join(missing)}")
 
 
 def reader(folder: Path) -> sqlite3.Connection:

@@ -25,7 +25,7 @@ from runs.journal import Journal
 from runs.schema import TABLES
 from runs.spec import Spec
 from topics import Topic
-from topics.errors import InputError, near
+from topics.errors import InputError, is_file, near
 
 OUT = Path("runs/out")
 NEWEST = "newest"
@@ -48,17 +48,22 @@ class Run:
 
     @classmethod
     def create(cls, spec: Spec, topics: Sequence[Topic], out: Path) -> "Run":
-        """A new run under `out`; its id begins with the time, so that names sort by age."""
-        folder = _new_folder(out)
-        lock = _hold(folder)
+        """A new run under `out`; its id begins with the time, so that names sort by age.
+
+        It is made under a hidden name and then renamed: there is never half a run.
+        """
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        making = out / f".{name}"
         try:
-            journal = Journal.create(folder, topics)
-            spec.save(folder)  # last: a folder without a spec is no run, so a run that can be found can be resumed
-        except (OSError, sqlite3.Error) as error:
-            lock.close()
-            shutil.rmtree(folder, ignore_errors=True)
-            raise InputError(f"cannot write to {str(out)!r} ({error}); name another folder with --out") from None
-        return cls(folder, spec, topics, journal, lock)
+            making.mkdir(parents=True)
+            Journal.create(making, topics)
+            spec.save(making)
+            folder = making.rename(out / name)
+        except (OSError, ValueError, sqlite3.Error) as error:
+            shutil.rmtree(making, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot write to {str(out)!r} ({reason}); name another folder with --out") from None
+        return cls(folder, spec, topics, Journal(folder), _hold(folder))
 
     @classmethod
     def resume(cls, folder: Path) -> "Run":
@@ -67,7 +72,7 @@ class Run:
         try:
             stored = Spec.read(folder)
             journal.check(folder)
-            return cls(folder, stored, stored_topics(folder), Journal.resume(folder), lock)
+            return cls(folder, stored, stored_topics(folder), Journal(folder), lock)
         except BaseException:
             lock.close()
             raise
@@ -85,8 +90,10 @@ class Run:
 
     def close(self) -> None:
         """Let go of the journal and the folder."""
-        self.journal.close()
-        self._lock.close()
+        try:
+            self.journal.close()
+        finally:
+            self._lock.close()
 
     def __enter__(self) -> "Run":
         return self
@@ -102,7 +109,7 @@ def find(which: str | Path, *, out: Path = OUT, sealed: bool | None = None) -> P
     """
     if str(which) != NEWEST:
         for folder in (Path(which), out / which):
-            if (folder / spec.NAME).is_file():
+            if is_file(folder / spec.NAME):
                 return folder
         hint = near(str(which), [folder.name for folder in folders(out)])
         raise InputError(f"no run {str(which)!r}; expected a run's folder or an id under {str(out)!r}{hint}")
@@ -117,7 +124,8 @@ def folders(out: Path = OUT) -> list[Path]:
     """The runs under `out`, newest first."""
     if not out.is_dir():
         return []
-    return sorted((f for f in out.iterdir() if (f / spec.NAME).is_file()), key=lambda f: f.name, reverse=True)
+    made = (folder for folder in out.iterdir() if not folder.name.startswith(".") and is_file(folder / spec.NAME))
+    return sorted(made, key=lambda folder: folder.name, reverse=True)
 
 
 def stored_topics(folder: Path) -> list[Topic]:
@@ -138,16 +146,6 @@ def stored_topics(folder: Path) -> list[Topic]:
             raise InputError(f"topic {row['topic_id']!r} in {str(folder)!r} was changed; start a new run")
         found.append(topic)
     return found
-
-
-def _new_folder(out: Path) -> Path:
-    folder = out / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"cannot write to {str(out)!r} ({reason}); name another folder with --out") from None
-    return folder
 
 
 def _hold(folder: Path) -> IO[str]:

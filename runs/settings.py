@@ -19,10 +19,10 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from topics.errors import InputError, near
 
@@ -63,13 +63,19 @@ def parse(settings: type[S], argv: list[str] | None, optional: Mapping[str, str]
         options["help"] = _NO_DEFAULT.sub("", options.get("help") or "")
         return argparse._ActionsContainer.add_argument(container, *names, **options)
 
+    if any(not word.isprintable() for word in _argv(argv)):
+        raise InputError("the command line holds control characters or bytes that are no UTF-8")
+    parser = _Parser(prog=settings.model_config.get("cli_prog_name"), description=settings.__doc__)
+    parser.formatter_class = _Formatter
     source: CliSettingsSource[Any] = CliSettingsSource(
-        settings, add_argument_method=add_argument, formatter_class=_Formatter
+        settings, root_parser=parser, add_argument_method=add_argument, formatter_class=_Formatter
     )
     try:
         return CliApp.run(settings, cli_args=_argv(argv), cli_settings_source=source, **_from_file(settings, argv))
     except ValidationError as error:
         raise InputError(explain(error)) from None
+    except SettingsError as error:
+        raise InputError(f"the command line cannot be understood: {error}") from None
 
 
 def explain(error: ValidationError) -> str:
@@ -79,6 +85,15 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown setting {flag!r}"
     return f"--{flag} {first['input']!r}: {first['msg']}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells what is wrong as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        raise InputError(message + (near(unknown.split()[0], flags) if unknown != message else ""))
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -121,10 +136,10 @@ def _from_file(settings: type[Command], argv: list[str] | None) -> dict[str, Any
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dict."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not TOML: {error}") from None
 
 

@@ -37,7 +37,10 @@ class Settings(Command, cli_prog_name="python -m runs.show"):
 def main(argv: list[str] | None = None) -> int:
     """The command line; see `--help`."""
     settings = parse(Settings, argv)
-    loaded = tables.load(find(settings.run, out=settings.out))
+    folder = find(settings.run, out=settings.out)
+    loaded = tables.load(folder)
+    if loaded.sealed:
+        tables.verify(folder)
     print(transcript(loaded, settings.debate) if settings.debate else leaderboards(loaded, settings.judge))
     return 0
 
@@ -101,17 +104,18 @@ def transcript(loaded: Tables, debate: str) -> str:
     row = rows.row(0, named=True)
     topic = loaded.topics.filter(pl.col("topic_id") == row["topic_id"]).collect().row(0, named=True)
     of_debate = pl.col("debate_id") == row["debate_id"]
-    lines = [topic["motion"], f"FOR {row['for_contestant']}, AGAINST {row['against_contestant']}; {row['status']}"]
+    seats = f"FOR {row['for_contestant']}, AGAINST {row['against_contestant']}; {row['status']}"
+    lines = [one_line(topic["motion"], 1000), one_line(seats)]
     for turn in loaded.turns.filter(of_debate).sort("turn").collect().iter_rows(named=True):
         words = f"{turn['words']} words{', trimmed' if turn['trimmed'] else ''}"
         title = f"{turn['turn']}. {turn['side'].upper()} {turn['contestant']}: {turn['stage']} ({words})"
-        lines += ["", title, _safe(turn["text"])]
+        lines += ["", one_line(title), _safe(turn["text"])]
     for failure in loaded.failures.filter(of_debate).collect().iter_rows(named=True):
         where = f"{failure['step']} {failure['turn'] or ''}".strip()
         lines += ["", f"failed at {where}: {failure['kind']}, {one_line(failure['message'])}"]
     for verdict in loaded.verdicts.filter(of_debate).collect().iter_rows(named=True):
         detail = f"margin {verdict['margin']}, votes {verdict['votes']}"
-        lines += ["", f"verdict of {verdict['judge']}: {verdict['winner']} ({detail})"]
+        lines += ["", one_line(f"verdict of {verdict['judge']}: {verdict['winner']} ({detail})")]
     for vote in loaded.votes.filter(of_debate).collect().iter_rows(named=True):
         lines += [f"  {one_line(vote['rationale'] or vote['error'] or '', 600)}"]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ Rows stand in the order of the schedule, so a spec gives the same tables whateve
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,9 +59,15 @@ class Tables:
 
 
 def load(folder: Path) -> Tables:
-    """The tables of a run folder, sealed or still going."""
+    """The tables of a run folder, sealed or still going.
+
+    Raises `InputError` where a sealed run's files are not there, or not of the size that was sealed; `verify`
+    compares their digests.
+    """
     sealed = is_sealed(folder)
-    if not sealed:
+    if sealed:
+        _check(folder, lambda path, stated: path.stat().st_size == stated["bytes"])
+    else:
         journal.check(folder)
     frames = {
         name: pl.scan_parquet(folder / f"{name}.parquet") if sealed else scan_journal(folder, table)
@@ -102,13 +108,24 @@ def _seal(folder: Path) -> dict[str, Any]:
 
 def verify(folder: Path) -> None:
     """Raise `InputError` that names the tables whose files are not the ones that were sealed."""
+    _check(folder, lambda path, stated: bool(_sha256(path) == stated["sha256"]))
+
+
+def _check(folder: Path, same: Callable[[Path, dict[str, Any]], bool]) -> None:
     try:
-        tables = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["tables"]
-        wrong = [name for name in TABLES if _sha256(folder / f"{name}.parquet") != tables[name]["sha256"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(folder)!r} is not a sealed run: {type(error).__name__}") from None
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version, stated = int(manifest["version"]), manifest["tables"]
+        wrong = [name for name in TABLES if version <= VERSION and not same(folder / f"{name}.parquet", stated[name])]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        what = one_line(f"{type(error).__name__}: {error}")
+        raise InputError(f"the sealed run {str(folder)!r} cannot be read ({what}); {_AGAIN}") from None
+    if version > VERSION:
+        raise InputError(f"{str(folder)!r} has schema {version}, newer than the {VERSION} known; update debate-arena")
     if wrong:
-        raise InputError(f"{str(folder)!r}: {', '.join(wrong)} differ from what was sealed")
+        raise InputError(f"{str(folder)!r}: {', '.join(wrong)} differ from what was sealed; {_AGAIN}")
+
+
+_AGAIN = f"to seal it again from its journal, delete {MANIFEST} and resume it"
 
 
 def scan_journal(folder: Path, table: Table) -> pl.LazyFrame:

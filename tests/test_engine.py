@@ -170,7 +170,7 @@ def test_a_user_s_own_topics_and_format(play: Play, tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(slots + slots.replace("against", "for"))
     tables = runs.load(play(topics=str(topics), format=str(tmp_path / "short.toml")).folder)
     turns = tables.turns.collect()
-    assert turns.height == 24 and turns["side"].to_list() == ["for", "against"] * 12  # the opener is FOR by default
+    assert turns.height == 24 and turns["side"].to_list() == ["against", "for"] * 12  # the opener is the format's
     assert set(tables.debates.collect()["split"]) == {"custom"}
     assert tables.verdicts.collect().height == 12
 
@@ -226,7 +226,8 @@ def test_a_journal_that_cannot_be_written_stops_the_run(play: Play, monkeypatch:
 def test_a_group_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
     import topics
 
-    journal = Journal.create(tmp_path, topics.load("test")[:1])
+    Journal.create(tmp_path, topics.load("test")[:1])
+    journal = Journal(tmp_path)
     vote = Vote(debate_id="d", judge="j", order="for_first", sample=0, winner="tie")
 
     async def write() -> None:
@@ -263,3 +264,94 @@ def test_tables_that_cannot_be_written_are_one_line_and_can_be_written_later(
     (folder / "turns.parquet").rmdir()
     assert main(["--resume", str(folder)]) == 0
     assert runs.load(folder).turns.collect().height == 30
+
+
+def unfinished(play: Play, **settings: object) -> Path:
+    """A run that was killed while sealing."""
+    folder = play(**settings).folder
+    (folder / "manifest.json").unlink()
+    return folder
+
+
+def test_resume_keeps_the_stored_roster_and_judges(play: Play, tmp_path: Path) -> None:
+    judges = '[[judges]]\nname = "s"\nkind = "scripted"\nsamples = 3\norders = ["for_first", "against_first"]\n'
+    entries = roster(tmp_path / "r.toml", "ash", "birch", judges=judges)
+    folder = unfinished(play, roster=entries, judges=["s"], contestants=["ash", "birch"], limit=4)
+    entries.unlink()
+    out = str(folder.parent)
+    assert main(["--resume", str(folder), "--out", out, "--contestants", "ash,birch", "--judges", "s,rules"]) == 0
+    assert set(runs.load(folder).verdicts.collect()["judge"]) == {"s", "rules"}
+    assert json.loads((folder / "spec.json").read_text())["settings"]["judges"] == ["s", "rules"]
+
+
+def test_another_judge_under_the_same_name_is_refused(play: Play, tmp_path: Path) -> None:
+    judges = '[[judges]]\nname = "s"\nkind = "scripted"\nsamples = 3\n'
+    entries = roster(tmp_path / "r.toml", "ash", "birch", judges=judges)
+    folder = unfinished(play, roster=entries, judges=["s"], limit=4)
+    roster(tmp_path / "r.toml", "ash", "birch", judges=judges.replace("3", "1"))
+    with pytest.raises(InputError, match="another judge .s., with other settings"):
+        run(Settings(resume=str(folder), roster=entries, judges=["s"]))
+
+
+def test_a_smaller_limit_still_finishes_what_was_begun(play: Play) -> None:
+    import sqlite3
+
+    folder = unfinished(play, limit=12)
+    connection = sqlite3.connect(folder / "journal.db")
+    late = "SELECT debate_id FROM debates WHERE match >= 9"
+    connection.execute(f"UPDATE debates SET status = 'open', ended_at = NULL WHERE debate_id IN ({late})")
+    connection.execute(f"DELETE FROM turns WHERE turn > 4 AND debate_id IN ({late})")
+    connection.execute(f"DELETE FROM calls WHERE turn > 4 AND debate_id IN ({late})")
+    for table in ("votes", "verdicts"):
+        connection.execute(f"DELETE FROM {table} WHERE debate_id IN ({late})")
+    connection.commit()
+    connection.close()
+    run(Settings(resume=str(folder), limit=3))
+    assert runs.load(folder).debates.collect()["status"].to_list() == ["complete"] * 12
+    assert_same_tables(folder, play(limit=12).folder)
+
+
+def test_what_was_sealed_is_what_is_shown(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    from runs.show import main as show
+
+    folder = play(limit=3).folder
+    assert show([str(folder)]) == 0
+    verdicts = (folder / "verdicts.parquet").read_bytes()
+    (folder / "verdicts.parquet").write_bytes(verdicts[:-9] + bytes(9))
+    assert show([str(folder)]) == 2
+    assert "verdicts differ from what was sealed" in capsys.readouterr().err
+    (folder / "verdicts.parquet").unlink()
+    assert show([str(folder)]) == 2
+    (folder / "verdicts.parquet").write_bytes(verdicts)
+    manifest = folder / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"version": 1', '"version": 99'))
+    assert show([str(folder)]) == 2
+    assert "has schema 99, newer than the 1 known" in capsys.readouterr().err
+    manifest.write_text("")
+    assert show([str(folder)]) == 2
+    manifest.write_text(text)
+    assert show([str(folder)]) == 0
+
+
+def test_what_is_printed_cannot_steer_a_terminal(play: Play, tmp_path: Path) -> None:
+    from runs.show import transcript
+
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"motion": "A \x1b[31mred\x1b[0m motion is better than a plain one."}))
+    folder = play(topics=str(path), limit=1).folder
+    debate = runs.load(folder).debates.collect()["debate_id"][0]
+    text = transcript(runs.load(folder), debate)
+    assert all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_output_that_nobody_reads_is_no_error(play: Play) -> None:
+    import os
+    import subprocess
+    import sys
+
+    folder = play(limit=2).folder
+    command = f"{sys.executable} -m runs.show {folder} | true; exit ${{PIPESTATUS[0]}}"
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=plain)
+    assert (done.returncode, done.stderr) == (0, "")

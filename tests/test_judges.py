@@ -193,3 +193,106 @@ def test_the_engine_keeps_the_identity_of_a_vote(stranger: str, play: object) ->
     assert set(votes["judge"]) == {"stranger:Coin"}
     verdicts = runs.load(result.folder).verdicts.collect()
     assert verdicts["votes"].to_list() == [4] * 3 and set(verdicts["winner"]) == {"for"}
+
+
+GARBAGE = """
+import asyncio
+from runs.records import Quote, Score, Vote
+
+class Garbage:
+    orders = ("for_first",)
+    samples = 1
+    def __init__(self, name, what):
+        self.name, self.what = name, what
+    async def vote(self, debate, order, sample):
+        vote = dict(debate_id=debate.id, judge=self.name, order=order, sample=sample, winner="for")
+        return eval(self.what)
+
+def lift(error):
+    raise error
+
+class Unreadable(Exception):
+    def __str__(self): raise ValueError
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("None", "expected a Vote, got NoneType"),
+        ("'for'", "expected a Vote, got str"),
+        ("Vote(**vote | {'winner': 'maybe'})", "winner: Input should be"),
+        ("Vote(**vote | {'winner': ['for']})", "winner: Input should be"),
+        ("Vote(**vote, confidence='high')", "confidence"),
+        ("Vote(**vote, confidence=7.5)", "confidence: 7.5 is not within 0 and 1"),
+        ("Vote(**vote, confidence=float('nan'))", "confidence: nan"),
+        ("Vote(**vote, scores=(Score(criterion='c', for_=float('inf'), against=1),))", "a score is not finite"),
+        ("Vote(**vote, scores='abc')", "scores"),
+        ("Vote(**vote, quotes=(Quote(turn=10**12, side='for', text='x'),))", "a turn that the debate does not have"),
+        ("Vote(**vote, quotes=(Quote(turn=1, side='for', text='x'),) * 1000)", "a list of 1000 items"),
+        ("Vote(**vote, call_id=10**30)", "call_id"),
+        ("lift(SystemExit(0))", "SystemExit"),
+        ("lift(asyncio.CancelledError())", "CancelledError"),
+        ("lift(Unreadable())", "Unreadable: (its message cannot be read)"),
+    ],
+)
+def test_what_is_no_vote_is_an_invalid_one(
+    what: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: object
+) -> None:
+    import runs
+
+    (tmp_path / "garbage.py").write_text(GARBAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "garbage", raising=False)
+    roster = tmp_path / "roster.toml"
+    default = (Path(__file__).parent.parent / "arena" / "rosters" / "default.toml").read_text()
+    roster.write_text(f'{default}\n[[judges]]\nname = "bad"\nkind = "garbage:Garbage"\nwhat = """{what}"""\n')
+    result = play(roster=roster, judges=["bad", "rules"], limit=3, concurrency=2)  # type: ignore[operator]
+    tables = runs.load(result.folder)
+    bad = tables.votes.filter(judge="bad").collect()
+    assert result.sealed and bad["winner"].to_list() == ["invalid"] * 3
+    assert error in bad["error"][0]
+    assert tables.failures.collect()["kind"].to_list() == ["raised"] * 3
+    assert tables.verdicts.filter(judge="rules").collect().height == 3
+
+
+def test_the_text_of_a_vote_is_made_presentable_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: object
+) -> None:
+    import runs
+
+    (tmp_path / "garbage.py").write_text(GARBAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "garbage", raising=False)
+    roster = tmp_path / "roster.toml"
+    default = (Path(__file__).parent.parent / "arena" / "rosters" / "default.toml").read_text()
+    what = r"Vote(**vote, rationale='a\\ud800b\\x1b[31m\\x00' + 'x' * 10**6)"
+    roster.write_text(f'{default}\n[[judges]]\nname = "bad"\nkind = "garbage:Garbage"\nwhat = """{what}"""\n')
+    result = play(roster=roster, judges=["bad"], limit=2)  # type: ignore[operator]
+    rationale = runs.load(result.folder).votes.collect()["rationale"][0]
+    assert rationale.startswith("ab[31mxxx") and len(rationale) <= 20_000
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ('orders = ("for_first")', "its orders must be some of"),
+        ('orders = ("for_first", "for_first")', "each once"),
+        ("orders = ()", "its orders"),
+        ('orders = ("for_frist",)', "its orders"),
+        ("samples = 0", "its samples must be a whole number of at least 1, not 0"),
+        ('samples = "2"', "its samples"),
+        ('name = property(lambda self: "other")', "could not be made|it calls itself"),
+    ],
+)
+def test_the_shape_of_a_judge_is_checked(part: str, message: str, stranger: str, tmp_path: Path) -> None:
+    (tmp_path / "shape.py").write_text(f"from {stranger} import Coin\nclass Shape(Coin):\n    {part}\n")
+    sys.modules.pop("shape", None)
+    with pytest.raises(InputError, match=message):
+        judges.load("shape:Shape")
+
+
+def test_a_module_that_exits_is_refused(stranger: str, tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
+    with pytest.raises(InputError, match=r"could not be loaded.*SystemExit"):
+        judges.load("leaves:Judge")

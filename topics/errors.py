@@ -15,6 +15,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 
@@ -34,18 +35,31 @@ def command(main: Main) -> Main:
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
         try:
-            return main(argv)
+            code = main(argv)
+            sys.stdout.flush()
+            return code
         except InputError as error:
             print(f"error: {one_line(str(error), 1000)}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             return 1
-        except BrokenPipeError:  # `... | head` closed the pipe: not an error of ours
+        except OSError as error:  # standard output is gone: `... | head` closed it, or its disk is full
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+            if isinstance(error, BrokenPipeError):
+                return 0
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            return 1
 
     return wrapped
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no where the path is none that could be."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def near(name: str, known: Iterable[str], most: int = 3) -> str:

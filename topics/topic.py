@@ -28,8 +28,8 @@ def _clean(value: Any) -> Any:
     return " ".join("".join(c if c.isprintable() else " " for c in value).split())
 
 
-Sentence = Annotated[str, BeforeValidator(_clean), Field(min_length=1, max_length=1_000)]
-Paragraph = Annotated[str, BeforeValidator(_clean), Field(max_length=5_000)]
+Sentence = Annotated[str, Field(min_length=1, max_length=1_000), BeforeValidator(_clean)]
+Paragraph = Annotated[str, Field(max_length=5_000), BeforeValidator(_clean)]
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
