@@ -86,7 +86,7 @@ class Engine:
             if broken is None:
                 raise
             raise broken from None
-        return not self.stopping
+        return not self.stopping and self.progress.done == self.progress.debates
 
     async def _work(self, owed: list[Match]) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -134,7 +134,7 @@ class Engine:
         debate = self._debate(match)
         row = self._row(debate)
         if not debate.turns:
-            self.run.journal.queue(row)  # committed with whatever comes first
+            self.run.journal.queue(row)  # no need to wait: it is committed before anything that follows
         for slot in debate.slots[len(debate.turns) :]:
             if self.stopping:
                 return None

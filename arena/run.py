@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -108,6 +109,7 @@ def resolve(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[
         roster = _valid(Roster, {"contestants": stored.contestants, "judges": stored.judges})
     topics = catalogue.load(settings.topics) if stored is None or "topics" in given else []
     slots = formats.load(settings.format) if stored is None or "format" in given else stored.format
+    seated = rosters.seated(roster, settings.contestants)
     spec = Spec(
         seed=settings.seed,
         topics={topic.topic_id: topic.digest for topic in topics} if stored is None or topics else stored.topics,
@@ -115,7 +117,7 @@ def resolve(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[
         opener=settings.opener or slots[0].side,
         matches=settings.matches,
         replicates=settings.replicates,
-        contestants=tuple(c.model_dump() for c in rosters.seated(roster, settings.contestants)),
+        contestants=tuple(c.model_dump() for c in sorted(seated, key=lambda c: c.name)),
         judges=tuple(_judge_entries(settings.judges, roster)),
         settings=stated,
     )
@@ -173,7 +175,7 @@ def run(settings: Settings) -> Result:
             scheduled(held.spec, begun=held.journal.statuses()),
             {entry["name"]: Simulated.model_validate(entry) for entry in held.spec.contestants},
             make_judges(held.spec.judges),
-            concurrency=held.spec.settings["concurrency"],
+            concurrency=held.spec.settings.get("concurrency", 64),
         )
         rows = {}
         try:
@@ -218,7 +220,7 @@ def scheduled(spec: Spec, begun: Container[str] = ()) -> list[Match]:
         replicates=spec.replicates,
         opener=spec.opener,
     )
-    limit = spec.settings["limit"]
+    limit = spec.settings.get("limit")
     if limit is not None and not begun:
         matches = islice(matches, limit)
     return [match for match in matches if limit is None or match.match < limit or match.debate_id in begun]
@@ -227,8 +229,9 @@ def scheduled(spec: Spec, begun: Container[str] = ()) -> list[Match]:
 async def _play(engine: Engine) -> bool:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _interrupt, engine, task)
+    if threading.current_thread() is threading.main_thread():  # others cannot have signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, _interrupt, engine, task)
     async with shown(engine.progress):
         return await engine.play_all()
 

@@ -89,7 +89,7 @@ class Draw:
 
     def below(self, n: int) -> int:
         """A whole number in [0, n)."""
-        if self._pool < 1 << 40:
+        if self._pool < 1 << 64:
             digest = blake2b(self._key, digest_size=64, salt=self._round.to_bytes(8, "big")).digest()
             self._pool, self._round = int.from_bytes(digest, "big"), self._round + 1
         self._pool, number = divmod(self._pool, n)
@@ -97,7 +97,7 @@ class Draw:
 
     def chance(self, p: float) -> bool:
         """True with probability `p`."""
-        return self.below(4096) < 4096 * p
+        return self.below(1 << 32) < p * (1 << 32)
 
     def pick(self, options: Sequence[str]) -> str:
         """One of `options`."""
@@ -214,8 +214,8 @@ class Moves:
                 self.if_room("warrant", point)
             else:
                 self.say_and_add("assertion", point)
-            if self.background and "background" not in self.used and self.draw.chance(self.evidence / 2):
-                self.used.add("background")
+            if self.background and self.draw.chance(self.evidence / 2):
+                self.background = False
                 self.if_room("background", point)
             self.if_room("impact", point)
 
@@ -240,7 +240,7 @@ class Moves:
         return False
 
     def fresh(self) -> Clauses:
-        """A point not yet made in this debate, unless there is none or the speaker repeats itself."""
+        """A point whose reason has not been given yet, unless there is none or the speaker repeats itself."""
         if self.unsaid and not self.draw.chance(self.repetition):
             return self.unsaid[self.draw.below(len(self.unsaid))]
         return self.points[self.draw.below(len(self.points))]

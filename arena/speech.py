@@ -19,16 +19,33 @@ from runs.records import Debate, Slot, Speech, Turn
 CHARACTERS_PER_WORD = 40
 """A text may hold this many characters per word of its budget: no prose does, a megabyte of one letter does."""
 
-_TAG = re.compile(r"<(/?)\s*(?:think|thinking|thought|reasoning)\b[^<>]*>", re.IGNORECASE)
+MOST_REASONING = 400_000
+"""Characters of private reasoning that are kept."""
+
+_NAMES = "think|thinking|thought|reasoning"
+_TAG = re.compile(rf"<(/?)\s*(?:{_NAMES})(?=[\s/>]|$)[^<>]*(?:>|$)|\[(/?)(?:{_NAMES})\]", re.IGNORECASE)
+"""Tags of private reasoning, one that is cut off at the end of the answer included."""
+_INVISIBLE_SPACE = re.compile(r"[\u00ad\u200b\u2060-\u2064\ufeff]")
+"""Characters that part words, or hide within them, without being seen."""
 _UNSHOWN = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\r]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f]"
 )
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]*_]*(?=\s+[\"'“‘«(\[*_]*[^\sa-z]|\s*$)|[。！？]+[”」』]*|\n\s*\n")
+"""Control characters, lone surrogates, direction marks and invisible tag characters."""
+_SENTENCE_END = re.compile(
+    r"(?<![.!?…])[.!?…]++[\"'”’»)\]*_]*+(?=\s+[\"'“‘«(\[*_]*+[^\sa-z]|\s*+$)"
+    r"|[。！？]++[”」』]*+|\n\s*\n"
+)
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\[“\"'])(?:[A-Z]\.(?:[A-Z]\.)*|(?:e\.g|i\.e|cf|vs|etc|al|approx|vol|fig|pp?|"
-    r"mr|mrs|ms|dr|prof|st|jr|sr|rev|gen|gov|sen|rep|hon|\d{1,2})\.)$",
+    r"(?:^|[\s(\[“\"'])(?:[A-Z]\.(?:[A-Z]\.)*|(?:"
+    r"e\.g|i\.e|cf|vs|etc|al|approx|ca|viz|nos?|vol|fig|figs|pp?|para|paras|sec|secs|art|arts|ch|chap|eq|ed|eds|"
+    r"mr|mrs|ms|dr|drs|prof|st|jr|sr|rev|gen|gov|sen|rep|hon|col|lt|capt|cpl|sgt|maj|pres|supt|ph\.d|"
+    r"jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun|a\.m|p\.m|"
+    r"inc|ltd|corp|co|bros|dept|univ|assn|est|mt|ft|ave|blvd|min|max|avg|resp|\d{1,2})\.)$",
     re.IGNORECASE,
 )
+"""What a full stop may close without closing a sentence. To miss a sentence end costs a few words; to see one where
+there is none would cut a sentence."""
 
 
 def hear(speech: Speech, debate: Debate, slot: Slot) -> Turn:
@@ -49,7 +66,7 @@ def hear(speech: Speech, debate: Debate, slot: Slot) -> Turn:
         stage=slot.stage,
         contestant=debate.match.contestant(slot.side),
         text=kept,
-        reasoning=presentable(private) or None,
+        reasoning=presentable(private[:MOST_REASONING]) or None,
         words=words,
         trimmed=len(kept) < len(text),
         call_id=speech.call.call_id,
@@ -62,14 +79,14 @@ def split_reasoning(answer: str) -> tuple[str, str]:
     Tags nest; an opening tag that is never closed hides everything after it; a closing tag that was never
     opened hides everything before it (templates that put the opening tag into the prompt answer so).
     """
-    if "<" not in answer:
+    if not _TAG.search(answer):
         return answer, ""
     visible: list[str] = []
     private: list[str] = []
     depth, at = 0, 0
     for tag in _TAG.finditer(answer):
         between = answer[at : tag.start()]
-        closing = bool(tag[1])
+        closing = bool(tag[1] or tag[2])
         if closing and depth == 0:
             private += [*visible, between]
             visible.clear()
@@ -82,9 +99,9 @@ def split_reasoning(answer: str) -> tuple[str, str]:
 
 
 def presentable(text: str) -> str:
-    """`text` without control characters, direction marks and lone surrogates, in NFC, stripped."""
+    """`text` without control characters and what else is not seen (joiners of scripts stay), in NFC, stripped."""
     text = _UNSHOWN.sub("", text)
-    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
+    return (text if text.isascii() else unicodedata.normalize("NFC", _INVISIBLE_SPACE.sub(" ", text))).strip()
 
 
 def within(text: str, budget: int) -> tuple[str, int]:
@@ -96,7 +113,7 @@ def within(text: str, budget: int) -> tuple[str, int]:
     most, words = CHARACTERS_PER_WORD * max(budget, 50), len(text.split())
     if len(text) <= most and words <= budget:
         return text, words
-    ends = sentence_ends(text[: most + 1])
+    ends = [end for end in sentence_ends(text[: most + 100]) if end <= most]  # the cut itself is no sentence's end
     if not ends and len(text) <= most:
         return text, words  # one single sentence: never cut
     kept = at = said = 0

@@ -23,7 +23,6 @@ import polars as pl
 import judges
 import runs
 import topics
-from arena import format as formats
 from arena import roster as rosters
 from arena.engine import Engine
 from arena.run import Settings, make_judges, resolve, scheduled
@@ -147,7 +146,6 @@ def main() -> None:
     if given.measure:
         print(json.dumps(measure(given.measure)))
         return
-    assert len(formats.load("standard")) == 10
     rows = [_in_process(size) for size in (SMALL, LARGE)]
     bare = rows[0]["bare"]
     print("| debates | CPU ms a turn, play + journal + judge | sealing | all | x bare loop | turns/s | peak MB |")

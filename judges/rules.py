@@ -1,7 +1,8 @@
 """The rules judge: a deterministic reading of a debate, without a model.
 
 It exists so that the whole circle runs offline and so that a test can know the right answer. It counts what a
-topic lets it recognise; it does not understand anything, and it can be gamed. Each side is scored 0-10 on three
+topic lets it recognise; it does not understand anything, it can be gamed, and some of its signposts are those of the
+simulated contestants, who are judged well by it for that reason. Each side is scored 0-10 on three
 criteria, which are weighed into a total; totals within `TIE` of each other are a tie.
 
 argument_quality, weight 0.4

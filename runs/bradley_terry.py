@@ -22,6 +22,9 @@ from runs.statistics import Array
 
 Mask = NDArray[np.bool_]
 
+MOST_STEPS = 100
+"""Of Newton's method; ten are the rule."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
@@ -69,12 +72,12 @@ def _exists(score_RFA: Array, count_RFA: Array, side: bool) -> Mask:
     return np.array([exists(score_RFA[r], count_RFA[r]) for r in first], dtype=bool)[which.ravel()]
 
 
-def _newton(x_RP: Array, score_RFA: Array, count_RFA: Array, side: bool, most: int = 100) -> tuple[Array, Mask]:
+def _newton(x_RP: Array, score_RFA: Array, count_RFA: Array, side: bool) -> tuple[Array, Mask]:
     """Newton's method with step halving, on all data sets until the last has converged."""
     x_RP = x_RP.copy()
     total_R = count_RFA.sum(axis=(1, 2))
     active = np.arange(len(x_RP))
-    for _ in range(most):
+    for _ in range(MOST_STEPS):
         gradient, hessian = _derivatives(x_RP[active], score_RFA[active], count_RFA[active], side)
         far = np.abs(gradient).max(axis=1) > 1e-11 * total_R[active]
         active = active[far]

@@ -140,9 +140,10 @@ def check(folder: Path) -> None:
             known = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except sqlite3.Error as error:
         raise InputError(f"{str(path)!r} cannot be read as a journal: {error}") from None
-    if version > VERSION:
+    if version != VERSION:
+        age = "newer" if version > VERSION else "older"
         raise InputError(
-            f"{str(path)!r} has schema {version}, newer than the {VERSION} known here; update debate-arena"
+            f"{str(path)!r} has schema {version}, {age} than the {VERSION} known here; update debate-arena"
         )
     if missing := [name for name in TABLES if name not in known]:
         raise InputError(f"{str(path)!r} cannot be read as a journal: it has no table {', '.join(missing)}")

@@ -10,7 +10,6 @@ it ends.
 """
 
 import fcntl
-import secrets
 import shutil
 import sqlite3
 from collections.abc import Sequence
@@ -52,7 +51,7 @@ class Run:
 
         It is made under a hidden name and then renamed: there is never half a run.
         """
-        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
         making = out / f".{name}"
         try:
             making.mkdir(parents=True)

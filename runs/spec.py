@@ -27,13 +27,14 @@ class Spec(BaseModel):
 
     seed: int
     topics: dict[str, str]
-    """Digest by topic id, in playing order."""
+    """Digest by topic id."""
     format: tuple[Slot, ...]
     opener: Opener
     matches: int | None
     """Per topic; None for every pair on both sides."""
     replicates: int
     contestants: tuple[dict[str, Any], ...]
+    """As seated, by name."""
     judges: tuple[dict[str, Any], ...] = ()
     settings: dict[str, Any] = {}
     """As given on the command line and in files; `--config spec.json` feeds them back."""
@@ -52,8 +53,7 @@ class Spec(BaseModel):
     def differences(self, other: "Spec") -> list[str]:
         """Names of the deciding fields in which two specs differ."""
         mine, theirs = self.decisive, other.decisive
-        same_order = list(mine["topics"]) == list(theirs["topics"])
-        return [key for key in mine if mine[key] != theirs[key] or (key == "topics" and not same_order)]
+        return [key for key in mine if mine[key] != theirs[key]]
 
     def save(self, folder: Path) -> None:
         """Write `spec.json`, whole or not at all."""

@@ -9,6 +9,7 @@ Rows stand in the order of the schedule, so a spec gives the same tables whateve
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -93,7 +94,13 @@ def seal(folder: Path) -> dict[str, Any]:
 
 
 def _seal(folder: Path) -> dict[str, Any]:
-    written = {name: _write(folder, table) for name, table in TABLES.items()}
+    try:
+        written = {name: _write(folder, table) for name, table in TABLES.items()}
+        for name in TABLES:
+            _fresh(folder, name).replace(folder / f"{name}.parquet")
+    finally:
+        for name in TABLES:
+            _fresh(folder, name).unlink(missing_ok=True)
     manifest = {
         "version": VERSION,
         "run": folder.name,
@@ -104,6 +111,10 @@ def _seal(folder: Path) -> dict[str, Any]:
     }
     replace_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _fresh(folder: Path, name: str) -> Path:
+    return folder / f".{name}.parquet.new"
 
 
 def verify(folder: Path) -> None:
@@ -157,13 +168,13 @@ def _blocks(folder: Path, table: Table) -> Iterator[pl.DataFrame]:
 def _select(name: str) -> str:
     if name in ("debates", "topics"):
         return f"SELECT r.* FROM {name} r ORDER BY {_ORDER[name]}"
-    # CROSS JOIN keeps SQLite from reordering: debates by their index on match, then rows by their key, unsorted
+    # CROSS JOIN keeps SQLite from reordering: debates by their index on match, so that only a debate's rows are sorted
     return f"SELECT r.* FROM debates d CROSS JOIN {name} r USING (debate_id) ORDER BY {_ORDER[name]}"
 
 
 def _write(folder: Path, table: Table) -> dict[str, Any]:
-    path = folder / f"{table.name}.parquet"
-    fresh = path.with_name(f".{path.name}.new")
+    """Write one table beside its place, on disk for good; returns what the manifest says of it."""
+    fresh = _fresh(folder, table.name)
     scan_journal(folder, table).sink_parquet(
         fresh,
         compression="zstd",
@@ -172,9 +183,10 @@ def _write(folder: Path, table: Table) -> dict[str, Any]:
         data_page_size=PAGE,
         maintain_order=True,
     )
-    fresh.replace(path)
-    rows = pl.scan_parquet(path).select(pl.len()).collect().item()
-    return {"rows": rows, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    rows = pl.scan_parquet(fresh).select(pl.len()).collect().item()
+    return {"rows": rows, "bytes": fresh.stat().st_size, "sha256": _sha256(fresh)}
 
 
 def _generation(folder: Path) -> int:

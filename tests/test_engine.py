@@ -203,7 +203,7 @@ def test_what_was_resolved_can_be_fed_back(play: Play) -> None:
     assert main(["--config", str(spec), "--out", str(out)]) == 0
     second = runs.find("newest", out=out, sealed=True)
     other = next(f for f in runs.run.folders(out) if f != first.folder)
-    assert second in (first.folder, other)
+    assert second == other
     assert_same_tables(first.folder, other)
 
 
@@ -289,7 +289,7 @@ def test_another_judge_under_the_same_name_is_refused(play: Play, tmp_path: Path
     entries = roster(tmp_path / "r.toml", "ash", "birch", judges=judges)
     folder = unfinished(play, roster=entries, judges=["s"], limit=4)
     roster(tmp_path / "r.toml", "ash", "birch", judges=judges.replace("3", "1"))
-    with pytest.raises(InputError, match="another judge .s., with other settings"):
+    with pytest.raises(InputError, match="another judge 's', with other settings"):
         run(Settings(resume=str(folder), roster=entries, judges=["s"]))
 
 

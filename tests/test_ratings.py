@@ -303,7 +303,7 @@ def test_whoever_never_changes_sides_cannot_be_told_from_the_side() -> None:
 
 
 def test_a_fit_that_does_not_converge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs.bradley_terry._newton, "__defaults__", (1,))
+    monkeypatch.setattr(runs.bradley_terry, "MOST_STEPS", 1)
     with pytest.raises(RatingsError, match="5 contestants exist"):
         rate(league(12))
 

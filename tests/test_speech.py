@@ -44,6 +44,10 @@ def heard(answer: str, reasoning: str | None = None) -> Turn:
         ("the prompt opened the tag</think>Say.", "Say.", "the prompt opened the tag"),
         ("<think>all of it</think>", "", "all of it"),
         ("1 < 2 and <b>bold</b>.", "1 < 2 and <b>bold</b>.", ""),
+        ("[THINK]a[/THINK]Say.", "Say.", "a"),
+        ("Say. <think", "Say.", ""),
+        ("Say. <thinking about", "Say.", ""),
+        ("A <think-tank> said so.", "A <think-tank> said so.", ""),
     ],
 )
 def test_reasoning_is_split_off(answer: str, visible: str, private: str) -> None:
@@ -110,6 +114,17 @@ def test_a_megabyte_of_one_letter_is_a_failure() -> None:
     assert heard("Short. " + "A" * 2**20).text == "Short."
 
 
+def test_a_cut_is_no_sentence_end() -> None:
+    text = "x" * 9_999 + ". " + "Y" * 50
+    assert within("x" * 10_000 + ".5 more words " * 300, 250) == ("", 0)
+    assert within(text + " z" * 400, 250)[0] == "x" * 9_999 + "."
+
+
+@pytest.mark.parametrize("unit", [".", ".…", '." ', "a. ", "!)", ".)", "\n ", ".\n"])
+def test_looking_for_sentence_ends_takes_linear_time(unit: str) -> None:
+    sentence_ends(unit * 100_000 + "a")  # quadratic, it would take minutes
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -118,6 +133,9 @@ def test_a_megabyte_of_one_letter_is_a_failure() -> None:
         "See www.example.org for more.",
         'She said "no!" and left.',
         "Wait... what happened there?",
+        "The Council adopted Resolution No. 242 in Nov. 1967.",
+        "Sec. 230 and Art. 5 apply to Ph.D. Students, says Lt. Col. Smith on Mt. Everest.",
+        "It began on Jan. 6 at 9 a.m. Eastern time.",
     ],
 )
 def test_what_is_no_sentence_end(text: str) -> None:
@@ -146,3 +164,6 @@ def test_what_is_kept_is_whole_sentences_and_as_many_as_fit(sentences: list[str]
 def test_what_cannot_be_stored_or_shown_is_dropped() -> None:
     assert presentable(" a\x00b\x1b[31m\u202ec\ud800\r\nd\te ") == "ab[31mc\nd\te"
     assert presentable("e\u0301") == "é"
+    assert presentable("hid\U000e0041den\u2066 text") == "hidden text"
+    assert presentable("one\u200btwo\u2060three") == "one two three"  # a budget counts what a reader would
+    assert presentable("क्\u200dष") == "क्\u200dष"
