@@ -192,6 +192,7 @@ def _open(settings: Settings) -> Run:
     """A new run, or the one to go on with, its stored spec compared with what was given."""
     if settings.resume is None:
         spec, topics = resolve(settings)
+        _fed_back(settings.config, spec)
         scheduled(spec)  # refuses what cannot be scheduled before anything is written
         return Run.create(spec, topics, settings.out)
     folder = runs.find(settings.resume, out=settings.out, sealed=False)
@@ -208,6 +209,17 @@ def _open(settings: Settings) -> Run:
         held.close()
         raise
     return held
+
+
+def _fed_back(config: Path | None, spec: Spec) -> None:
+    """Refuse a run's spec.json whose settings mean something else by now: its roster, format or topics changed."""
+    if config is None or config.suffix != ".json":
+        return
+    stored = Spec.read(config.parent)
+    behind = {"contestants": ("roster", "contestants")}
+    for key in stored.differences(spec):
+        if all(spec.settings.get(name) == stored.settings.get(name) for name in behind.get(key, (key,))):
+            raise InputError(f"the {key} that {str(config)!r} names are not those it was made with; name them anew")
 
 
 def scheduled(spec: Spec, begun: Container[str] = ()) -> list[Match]:

@@ -79,7 +79,7 @@ def split_reasoning(answer: str) -> tuple[str, str]:
     Tags nest; an opening tag that is never closed hides everything after it; a closing tag that was never
     opened hides everything before it (templates that put the opening tag into the prompt answer so).
     """
-    if not _TAG.search(answer):
+    if "<" not in answer and "[" not in answer:
         return answer, ""
     visible: list[str] = []
     private: list[str] = []

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from pathlib import Path
 
 import polars as pl
@@ -9,9 +10,10 @@ import pytest
 from conftest import Play, assert_same_tables, timeless
 
 import runs
+from arena.contestants import SpeakFailed
 from arena.run import Settings, main, run
 from runs.journal import Journal, StorageError
-from runs.records import Failure, Vote
+from runs.records import Failure, Order, Vote
 from runs.schema import TABLES
 from topics.errors import InputError
 
@@ -293,12 +295,10 @@ def test_another_judge_under_the_same_name_is_refused(play: Play, tmp_path: Path
         run(Settings(resume=str(folder), roster=entries, judges=["s"]))
 
 
-def test_a_smaller_limit_still_finishes_what_was_begun(play: Play) -> None:
-    import sqlite3
-
-    folder = unfinished(play, limit=12)
+def cut_short(folder: Path, where: str) -> None:
+    """Take a finished run back to a moment when the debates of `where` had four turns."""
     connection = sqlite3.connect(folder / "journal.db")
-    late = "SELECT debate_id FROM debates WHERE match >= 9"
+    late = f"SELECT debate_id FROM debates WHERE {where}"
     connection.execute(f"UPDATE debates SET status = 'open', ended_at = NULL WHERE debate_id IN ({late})")
     connection.execute(f"DELETE FROM turns WHERE turn > 4 AND debate_id IN ({late})")
     connection.execute(f"DELETE FROM calls WHERE turn > 4 AND debate_id IN ({late})")
@@ -306,6 +306,11 @@ def test_a_smaller_limit_still_finishes_what_was_begun(play: Play) -> None:
         connection.execute(f"DELETE FROM {table} WHERE debate_id IN ({late})")
     connection.commit()
     connection.close()
+
+
+def test_a_smaller_limit_still_finishes_what_was_begun(play: Play) -> None:
+    folder = unfinished(play, limit=12)
+    cut_short(folder, "match >= 9")
     run(Settings(resume=str(folder), limit=3))
     assert runs.load(folder).debates.collect()["status"].to_list() == ["complete"] * 12
     assert_same_tables(folder, play(limit=12).folder)
@@ -355,3 +360,145 @@ def test_output_that_nobody_reads_is_no_error(play: Play) -> None:
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=plain)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_spec_that_means_something_else_by_now_is_refused(play: Play, tmp_path: Path) -> None:
+    entries = roster(tmp_path / "r.toml", "ash", "birch")
+    first = play(roster=entries, limit=3)
+    arguments = ["--config", str(first.folder / "spec.json"), "--out", str(tmp_path / "again")]
+    assert main(arguments) == 0
+    roster(tmp_path / "r.toml", "ash, strength = 0.9", "birch")
+    assert main(arguments) == 2
+    assert main([*arguments, "--roster", str(roster(tmp_path / "s.toml", "ash", "birch"))]) == 0
+
+
+@pytest.mark.parametrize("held", [0, 256])
+def test_nothing_private_comes_back_from_the_journal(play: Play, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    """Debates that wait for a judge on disk, and debates that are resumed, are read again without reasoning."""
+    from arena.simulated import Simulated
+    from judges.scripted import Scripted
+    from runs.records import Debate, Slot, Speech
+
+    seen = []
+    speak, vote = Simulated.speak, Scripted.vote
+
+    async def listen(self: Simulated, debate: Debate, slot: Slot) -> Speech:
+        seen.extend(turn.reasoning for turn in debate.turns)
+        return await speak(self, debate, slot)
+
+    async def judge(self: Scripted, debate: Debate, order: Order, sample: int) -> Vote:
+        seen.extend(turn.reasoning for turn in debate.turns)
+        return await vote(self, debate, order, sample)
+
+    monkeypatch.setattr("arena.engine.HELD", held)
+    monkeypatch.setattr(Simulated, "speak", listen)
+    monkeypatch.setattr(Scripted, "vote", judge)
+    folder = unfinished(play, limit=12, judges=["scripted"])
+    cut_short(folder, "match >= 6")
+    run(Settings(resume=str(folder), judges=["scripted"]))
+    assert len(seen) > 12 * 50 and set(seen) == {None}
+    assert runs.load(folder).turns.filter(pl.col("reasoning").is_not_null()).collect().height > 5
+
+
+def test_the_order_of_answers_makes_no_difference(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    import random
+
+    from arena.simulated import Simulated
+    from judges.rules import Rules
+    from runs.records import Debate, Slot, Speech
+
+    calm = play(limit=24, judges=["rules", "scripted"])
+    speak, vote, draw = Simulated.speak, Rules.vote, random.Random(3)
+
+    async def dawdle(self: Simulated, debate: Debate, slot: Slot) -> Speech:
+        await asyncio.sleep(draw.uniform(0, 0.01))
+        return await speak(self, debate, slot)
+
+    async def ponder(self: Rules, debate: Debate, order: Order, sample: int) -> Vote:
+        await asyncio.sleep(draw.uniform(0, 0.05))
+        return await vote(self, debate, order, sample)
+
+    monkeypatch.setattr(Simulated, "speak", dawdle)
+    monkeypatch.setattr(Rules, "vote", ponder)
+    hasty = play(limit=24, judges=["rules", "scripted"], concurrency=7)
+    started = runs.load(hasty.folder).debates.sort("started_at").collect()["match"].to_list()
+    ended = runs.load(hasty.folder).debates.sort("ended_at").collect()["match"].to_list()
+    assert started != ended, "answers came in another order"
+    assert_same_tables(calm.folder, hasty.folder)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "message"),
+    [
+        (ValueError("no <b>idea</b>\n\x1b[31m"), "raised", "ValueError: no <b>idea</b> [31m"),
+        (asyncio.CancelledError(), "raised", "CancelledError: "),
+        (SystemExit(3), "raised", "SystemExit: 3"),
+        (SpeakFailed("refused", "will not argue this", attempts=2), "refused", "will not argue this"),
+    ],
+)
+def test_whatever_a_contestant_raises_is_attributed_once(
+    play: Play, monkeypatch: pytest.MonkeyPatch, raised: BaseException, kind: str, message: str
+) -> None:
+    from arena.simulated import Simulated
+    from runs.records import Debate, Slot, Speech
+
+    speak = Simulated.speak
+
+    async def stumble(self: Simulated, debate: Debate, slot: Slot) -> Speech:
+        if debate.match.match == 2 and slot.turn == 4:
+            raise raised
+        return await speak(self, debate, slot)
+
+    monkeypatch.setattr(Simulated, "speak", stumble)
+    result = play(limit=6, concurrency=1)
+    tables = runs.load(result.folder)
+    assert result.sealed
+    assert tables.debates.collect()["status"].to_list() == ["complete"] * 2 + ["void"] + ["complete"] * 3
+    (failure,) = tables.failures.collect().to_dicts()
+    assert (failure["kind"], failure["message"].strip(), failure["turn"]) == (kind, message.strip(), 4)
+    assert failure["attempts"] == (2 if kind == "refused" else 1)
+    assert tables.turns.collect().height == 53
+
+
+def test_void_debates_are_not_judged_on_resume(play: Play, tmp_path: Path) -> None:
+    entries = roster(tmp_path / "r.toml", "sure, strength = 0.5", "shaky, strength = 0.5, fails = 0.2")
+    folder = unfinished(play, roster=entries, limit=20)
+    run(Settings(resume=str(folder), judges=["rules", "scripted"]))
+    tables = runs.load(folder)
+    void = tables.debates.filter(status="void").collect()["debate_id"]
+    assert 0 < len(void) < 20
+    assert set(tables.verdicts.collect()["debate_id"]).isdisjoint(void)
+
+
+def test_a_turn_survives_a_power_cut(tmp_path: Path) -> None:
+    Journal.create(tmp_path, [])
+    journal = Journal(tmp_path)
+    (synchronous,) = journal._connection.execute("PRAGMA synchronous").fetchone()
+    (mode,) = journal._connection.execute("PRAGMA journal_mode").fetchone()
+    assert (synchronous, mode) == (2, "wal")  # FULL: every commit is on the disk, not only in its cache
+    journal.close()
+
+
+def test_the_newest_run_is_the_last_one_begun(play: Play) -> None:
+    for _ in range(5):
+        folder = play(limit=1).folder
+        assert runs.find("newest", out=folder.parent) == folder
+
+
+def test_no_instruction_names_a_side() -> None:
+    from arena import format as formats
+
+    for slot in formats.load("standard"):
+        assert not {"for the motion", "against the motion"} & {slot.instruction.lower()}
+        assert "against" not in slot.instruction.replace("against each other", "")
+
+
+def test_progress() -> None:
+    from arena.engine import Progress
+    from arena.progress import duration, line
+
+    progress = Progress(debates=1_200, turns_each=10, done=300, void=2, turns=3_000, verdicts=290, failures=2)
+    assert line(progress, 60) == "300/1,200  50 turns/s  290 verdicts  2 failures  3 min 00 s left"
+    assert line(Progress(debates=5, turns_each=10), 0).endswith("starting")
+    assert line(Progress(debates=5, turns_each=10, done=5), 9).endswith("judging")
+    assert [duration(s) for s in (7, 200, 3720)] == ["7 s", "3 min 20 s", "1 h 02 min"]

@@ -412,16 +412,19 @@ def marginal(strength: np.ndarray, noise: float) -> np.ndarray:
 SIDE = 0.3
 
 
-def coverage(seed: int, repetitions: int = 200, topics: int = 60, noise: float = 0.4) -> float:
-    """The share of 95 % intervals, over all ratings and the side term, that hold the planted truth."""
+def coverage(seed: int, repetitions: int = 200, topics: int = 60, noise: float = 0.8, unit: str = "T") -> float:
+    """The share of 95 % intervals, over all ratings and the side term, that hold the planted truth.
+
+    `unit` is what the intervals take for the topic; `debate_id` is the mistake of resampling verdicts.
+    """
     rng = np.random.default_rng(seed)
     strength = np.linspace(-1, 1, 6)
     truth = marginal(strength, noise)
     held = []
     for repetition in range(repetitions):
         rows = shifted_league(rng, strength, topics, noise).with_row_index("debate_id")
-        debates = rows.rename({"T": "topic_id", "F": "for_contestant", "A": "against_contestant"})
-        debates = debates.with_columns(status=pl.lit("complete"))
+        debates = rows.rename({"F": "for_contestant", "A": "against_contestant"})
+        debates = debates.with_columns(status=pl.lit("complete"), topic_id=pl.col(unit))
         board = leaderboard(debates, rows.with_columns(judge=pl.lit("rules")), resamples=500, seed=repetition)
         frame = board.frame.sort("contestant")
         low, high = (np.append(frame[bound].to_numpy(), getattr(board.side, bound)) for bound in ("low", "high"))
@@ -431,6 +434,10 @@ def coverage(seed: int, repetitions: int = 200, topics: int = 60, noise: float =
 
 def test_intervals_hold_the_planted_truth() -> None:
     assert 0.92 <= coverage(seed=1) <= 0.98
+
+
+def test_resampling_verdicts_instead_of_topics_would_not() -> None:
+    assert coverage(seed=1, repetitions=60, unit="debate_id") < 0.92
 
 
 def test_one_topic_has_ratings_and_no_interval() -> None:

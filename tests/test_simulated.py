@@ -83,23 +83,15 @@ def test_a_dial_turns_what_it_names(name: str, low: float, high: float, measure:
     assert b > a + 0.15 * abs(b)
 
 
-def test_repetition_makes_points_again() -> None:
-    def different(who: Simulated) -> float:
-        return mean(len({p.claim for p in d.topic.points["for"] if p.claim in d.turns[2].text}) for d in debates(who))
-
-    assert different(dial(repetition=0.0)) <= different(dial(repetition=0.0)) + 1e-9
-    unsaid_first = dial(repetition=0.0, strength=0.3)
-    again = dial(repetition=1.0, strength=0.3)
-
+def test_repetition_makes_points_again_instead_of_new_ones() -> None:
     def covered(who: Simulated) -> float:
         return mean(reasons(debate) for debate in debates(who))
 
-    assert covered(unsaid_first) > covered(again)
+    assert covered(dial(repetition=0.0, strength=0.3)) > covered(dial(repetition=1.0, strength=0.3))
 
 
 def test_failures_come_as_often_as_the_dial_says() -> None:
     who = dial(fails=0.3)
-    (match, *_) = schedule([TOPICS[0].topic_id], ["a", "b"], seed=1)
     failed = 0
     for topic in topics.load("train"):
         (match, *_) = schedule([topic.topic_id], ["a", "b"], seed=1)
