@@ -147,7 +147,8 @@ class Engine:
                 await self._void(row, slot, error)
                 return None
             await self._record(row, turn, speech.call, last=slot is debate.slots[-1])
-            debate = debate.with_turn(replace(turn, reasoning=None))  # what is private ends in the journal
+            public = turn if turn.reasoning is None else replace(turn, reasoning=None)
+            debate = debate.with_turn(public)  # what is private ends in the journal
         self._count("complete")
         return debate
 
