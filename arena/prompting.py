@@ -1,0 +1,71 @@
+"""What a contestant is asked: the one place where a debate becomes chat messages.
+
+The arena asks with it and `training` renders training prompts with it, so that training and play see the same
+words. A seat's messages only ever grow: those for its next slot begin with those for the one before, word for
+word, followed by its own speech as the assistant's. No name of a model, no reasoning of the opponent's, and
+nothing that depends on a clock stands in them. The texts are files in `arena/prompts/`.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import TypedDict
+
+from runs.records import Debate, Slot
+
+FOLDER = Path(__file__).parent / "prompts"
+
+
+class Message(TypedDict):
+    """One chat message."""
+
+    role: str
+    content: str
+
+
+def messages(debate: Debate, slot: Slot) -> list[Message]:
+    """The prompt for `slot`, given what has been said in the turns before it."""
+    before = {turn.turn: turn for turn in debate.turns if turn.turn < slot.turn}
+    prompt = [_system(debate, slot)]
+    for own in (s for s in debate.slots if s.side == slot.side and s.turn <= slot.turn):
+        heard = before.get(own.turn - 1)
+        if own.turn == 1:
+            preface = _text("opening")
+        else:
+            preface = _text("heard").format(text=_quoted(heard.text)) if heard else ""
+        prompt.append(_ask(debate, own, preface))
+        if own.turn < slot.turn and own.turn in before:
+            prompt.append({"role": "assistant", "content": before[own.turn].text})
+    return prompt
+
+
+def key_messages(debate: Debate, slot: Slot) -> list[Message]:
+    """The prompt for `slot` from the topic, side and turn alone, whatever was said: PERSUADE's key."""
+    return [_system(debate, slot), _ask(debate, slot, "")]
+
+
+def _system(debate: Debate, slot: Slot) -> Message:
+    background = f"What is known: {debate.topic.info} " if debate.topic.info else ""
+    text = _text("system").format(motion=debate.topic.motion, side=slot.side, background=background)
+    return {"role": "system", "content": text.strip()}
+
+
+def _ask(debate: Debate, slot: Slot, heard: str) -> Message:
+    text = _text("slot").format(
+        heard=heard,
+        turn=slot.turn,
+        turns=len(debate.slots),
+        stage=slot.stage,
+        instruction=slot.instruction,
+        words=slot.words,
+    )
+    return {"role": "user", "content": text.strip()}
+
+
+def _quoted(text: str) -> str:
+    """A speech that cannot close the tags it stands between."""
+    return text.replace("</speech>", "(/speech)")
+
+
+@cache
+def _text(name: str) -> str:
+    return (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
