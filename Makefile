@@ -22,6 +22,7 @@ check: $(READY)  ## lint, format, types, layers, the seal
 bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/ratings.py
+	$(BIN)/python benchmarks/pairs.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
