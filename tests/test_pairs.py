@@ -130,7 +130,7 @@ def test_held_out_topics_are_left_out_and_refused(play: Play, tmp_path: Path) ->
     run = runs.load(play(topics=mixed, limit=None).folder)
     made = make(run, Settings(chosen=["any"]))
     held_out = {topic.topic_id for topic in topics.load("test")}
-    assert made.counts["left out, held-out topic"] == 3 * 30
+    assert made.counts["left out, held-out topic or a near-duplicate of one"] == 3 * 30
     assert not held_out & {*made.pairs["topic_id"], *made.prompts["topic_id"]}
 
     spoilt = made.pairs.with_columns(topic_id=pl.lit(min(held_out)))
@@ -138,6 +138,18 @@ def test_held_out_topics_are_left_out_and_refused(play: Play, tmp_path: Path) ->
     pair_set.write(whole, tmp_path / "spoilt", run=run, settings={})
     with pytest.raises(InputError, match=f"holds the held-out topic '{min(held_out)}'"):
         pair_set.load(tmp_path / "spoilt")
+
+
+def test_a_near_duplicate_of_a_held_out_motion_is_left_out(play: Play, tmp_path: Path) -> None:
+    own = tmp_path / "mine.jsonl"
+    copied = topics.load("test")[0].motion.replace(".", ", in every country.")
+    own.write_text(
+        "".join(json.dumps({"motion": motion}) + "\n" for motion in (copied, "Cats make better company than dogs."))
+    )
+    run = runs.load(play(topics=str(own), limit=None).folder)
+    made = make(run, Settings(chosen=["any"]))
+    assert made.counts["left out, held-out topic or a near-duplicate of one"] == 30
+    assert set(made.pairs["topic_id"]) == {"cats-make-better-company-than-dogs"}
 
 
 def test_filters_and_counts(play: Play) -> None:

@@ -32,6 +32,7 @@ from runs.settings import Command, parse
 from runs.spec import Spec
 from runs.tables import Tables
 from topics.errors import InputError, command, near
+from topics.leakage import overlaps
 from training.pair_set import PairSet, export_jsonl, write
 
 KEY = ("topic_id", "side", "turn")
@@ -76,7 +77,7 @@ def make(run: Tables, settings: Settings) -> PairSet:
     judge = _judge(run, settings.judge)
     debates = run.debates.collect()
     verdicts = run.verdicts.filter(judge=judge).collect()
-    decided = _decided(debates, verdicts, settings, counts)
+    decided = _decided(run, debates, verdicts, settings, counts)
     chosen = _chosen(debates, verdicts, judge, settings.chosen)
     speeches = _speeches(run, decided)
     counts["speeches of winning sides"] = int(speeches["won"].sum())
@@ -132,7 +133,9 @@ def _judge(run: Tables, wanted: str | None) -> str:
     return wanted or str(known[0])
 
 
-def _decided(debates: pl.DataFrame, verdicts: pl.DataFrame, settings: Settings, counts: dict[str, int]) -> pl.DataFrame:
+def _decided(
+    run: Tables, debates: pl.DataFrame, verdicts: pl.DataFrame, settings: Settings, counts: dict[str, int]
+) -> pl.DataFrame:
     """The debates that say something, with `winner` and `margin`; what each step leaves out is counted."""
     counts["debates"] = debates.height
 
@@ -141,15 +144,21 @@ def _decided(debates: pl.DataFrame, verdicts: pl.DataFrame, settings: Settings, 
         counts[what] = frame.height - kept.height
         return kept
 
-    sealed = [topic.topic_id for topic in catalogue.load("test")]
-    held_out = (pl.col("split") == "test") | pl.col("topic_id").is_in(sealed)
-    left = keep(debates, "left out, held-out topic", ~held_out)
-    left = keep(left, "left out, void", pl.col("status") == "complete")
+    held_out = (pl.col("split") == "test") | pl.col("topic_id").is_in(_held_out(run))
+    left = keep(debates, "left out, held-out topic or a near-duplicate of one", ~held_out)
+    left = keep(left, "left out, void or unfinished", pl.col("status") == "complete")
     left = left.join(verdicts.drop("judge", "votes"), on="debate_id", how="left", maintain_order="left")
     decides = pl.col("winner").is_in(["for", "against"]).fill_null(False)
     left = keep(left, "left out, no side won", decides)
     left = keep(left, "left out, margin below the least", pl.col("margin").abs() >= settings.min_margin)
     return keep(left, "left out, orders disagree", pl.col("consistent") | pl.lit(not settings.consistent))
+
+
+def _held_out(run: Tables) -> list[str]:
+    """Topics that training may not see: the sealed ones, and those of the run's own that nearly say the same."""
+    sealed = catalogue.load("test")
+    own = [topic for topic in stored_topics(run.folder) if topic.split == "custom"]
+    return [topic.topic_id for topic in sealed] + [topic.topic_id for topic, _, _ in overlaps(own, sealed)]
 
 
 def _chosen(debates: pl.DataFrame, verdicts: pl.DataFrame, judge: str, names: list[str]) -> list[str] | None:
