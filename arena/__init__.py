@@ -3,5 +3,6 @@
     python -m arena.run --topics train
 
 One noun a module: `contestants` (the protocol), `simulated` (contestants that cost nothing), `roster`, `format`,
-`schedule`, `speech` (from an answer to a turn), `engine` (plays and has judged), `progress`, `run` (the command).
+`schedule`, `prompting` (what a contestant is asked), `speech` (from an answer to a turn), `vote` (from what a judge
+returned to a vote), `engine` (plays and has judged), `progress`, `run` (the command).
 """

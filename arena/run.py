@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -193,7 +193,7 @@ def _open(settings: Settings) -> Run:
     if settings.resume is None:
         spec, topics = resolve(settings)
         _fed_back(settings.config, spec)
-        scheduled(spec)  # refuses what cannot be scheduled before anything is written
+        next(_schedule(spec))  # refuses what cannot be scheduled before anything is written
         return Run.create(spec, topics, settings.out)
     folder = runs.find(settings.resume, out=settings.out, sealed=False)
     held = Run.resume(folder)
@@ -215,7 +215,7 @@ def _fed_back(config: Path | None, spec: Spec) -> None:
     """Refuse a run's spec.json whose settings mean something else by now: its roster, format or topics changed."""
     if config is None or config.suffix != ".json":
         return
-    stored = Spec.read(config.parent)
+    stored = Spec.read(config)
     behind = {"contestants": ("roster", "contestants")}
     for key in stored.differences(spec):
         if all(spec.settings.get(name) == stored.settings.get(name) for name in behind.get(key, (key,))):
@@ -224,7 +224,13 @@ def _fed_back(config: Path | None, spec: Spec) -> None:
 
 def scheduled(spec: Spec, begun: Container[str] = ()) -> list[Match]:
     """The matches of a spec up to its limit, and those behind it that were begun under an earlier limit."""
-    matches = schedule(
+    limit = spec.settings.get("limit")
+    matches = _schedule(spec) if begun else islice(_schedule(spec), limit)
+    return [match for match in matches if limit is None or match.match < limit or match.debate_id in begun]
+
+
+def _schedule(spec: Spec) -> Iterator[Match]:
+    return schedule(
         list(spec.topics),
         [contestant["name"] for contestant in spec.contestants],
         seed=spec.seed,
@@ -232,10 +238,6 @@ def scheduled(spec: Spec, begun: Container[str] = ()) -> list[Match]:
         replicates=spec.replicates,
         opener=spec.opener,
     )
-    limit = spec.settings.get("limit")
-    if limit is not None and not begun:
-        matches = islice(matches, limit)
-    return [match for match in matches if limit is None or match.match < limit or match.debate_id in begun]
 
 
 async def _play(engine: Engine) -> bool:

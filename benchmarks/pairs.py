@@ -35,7 +35,7 @@ def prepare(out: Path) -> Path:
     roster.write_text("".join(entry.format(n=n, strength=0.30 + 0.06 * n) for n in range(CONTESTANTS)))
     folder = play(Played(topics="train", roster=roster, matches=53, limit=DEBATES, out=out)).folder
     run = tables.load(folder)
-    decided = pairs._decided(run, run.debates.collect(), run.verdicts.collect(), pairs.Settings(), {})
+    decided = pairs._decided(run.debates.collect(), run.verdicts.collect(), pairs.Settings(), {})
     pairs._speeches(run, decided).select(IDS).write_parquet(out / "speeches.parquet")
     return folder
 

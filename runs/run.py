@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import polars as pl
 from pydantic import ValidationError
 
 from runs import journal, spec, tables
@@ -71,7 +72,8 @@ class Run:
         try:
             stored = Spec.read(folder)
             journal.check(folder)
-            return cls(folder, stored, stored_topics(folder), Journal(folder), lock)
+            topics = stored_topics(tables.scan_journal(folder, TABLES["topics"]))
+            return cls(folder, stored, topics, Journal(folder), lock)
         except BaseException:
             lock.close()
             raise
@@ -127,11 +129,10 @@ def folders(out: Path = OUT) -> list[Path]:
     return sorted(made, key=lambda folder: folder.name, reverse=True)
 
 
-def stored_topics(folder: Path) -> list[Topic]:
-    """The topics that a run plays, from its journal; their digests are checked."""
+def stored_topics(rows: pl.LazyFrame) -> list[Topic]:
+    """The topics of a run's table `topics`; their digests are checked."""
     found = []
-    rows = tables.scan_journal(folder, TABLES["topics"]).collect().to_dicts()
-    for row in rows:
+    for row in rows.collect().to_dicts():
         digest, points = row.pop("digest"), row.pop("points")
         sides = dict.fromkeys(point["side"] for point in points)
         row["points"] = {side: [p for p in points if p["side"] == side] for side in sides}
@@ -142,7 +143,7 @@ def stored_topics(folder: Path) -> list[Topic]:
         except ValidationError:
             topic = None
         if topic is None or topic.digest != digest:
-            raise InputError(f"topic {row['topic_id']!r} in {str(folder)!r} was changed; start a new run")
+            raise InputError(f"topic {row['topic_id']!r} of the run was changed; start a new run")
         found.append(topic)
     return found
 

@@ -12,7 +12,6 @@ environment gives keys only and never a setting. Wrong input is an `InputError` 
 """
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -24,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, PydanticBaseSettingsSource, SettingsError
 
+from runs.spec import Spec
 from topics.errors import InputError, near
 
 
@@ -63,15 +63,14 @@ def parse(settings: type[S], argv: list[str] | None, optional: Mapping[str, str]
         options["help"] = _NO_DEFAULT.sub("", options.get("help") or "")
         return argparse._ActionsContainer.add_argument(container, *names, **options)
 
-    if any(not word.isprintable() for word in _argv(argv)):
+    words = sys.argv[1:] if argv is None else argv
+    if any(not word.isprintable() for word in words):
         raise InputError("the command line holds control characters or bytes that are no UTF-8")
-    parser = _Parser(prog=settings.model_config.get("cli_prog_name"), description=settings.__doc__)
-    parser.formatter_class = _Formatter
-    source: CliSettingsSource[Any] = CliSettingsSource(
-        settings, root_parser=parser, add_argument_method=add_argument, formatter_class=_Formatter
-    )
+    prog = settings.model_config.get("cli_prog_name")
+    parser = _Parser(prog=prog, description=settings.__doc__, formatter_class=_Formatter)
+    source: CliSettingsSource[Any] = CliSettingsSource(settings, root_parser=parser, add_argument_method=add_argument)
     try:
-        return CliApp.run(settings, cli_args=_argv(argv), cli_settings_source=source, **_from_file(settings, argv))
+        return CliApp.run(settings, cli_args=words, cli_settings_source=source, **_from_file(settings, words))
     except ValidationError as error:
         raise InputError(explain(error)) from None
     except SettingsError as error:
@@ -108,25 +107,21 @@ class _Formatter(argparse.HelpFormatter):
         super().add_usage(" ".join(["%(prog)s [options]", *places]), actions, groups, prefix)
 
 
-_METAVARS = {"list[str]": "A,B", "CONTESTANTS": "A,B", "JUDGES": "A,B", "int": "N", "Path": "PATH", "str": "NAME"}
+_METAVARS = {"list[str]": "A,B", "int": "N", "Path": "PATH", "str": "NAME"}
 _NO_DEFAULT = re.compile(r" \(default: (?:None|False|\[.*\])\)$")
 
 
-def _argv(argv: list[str] | None) -> list[str]:
-    return sys.argv[1:] if argv is None else argv
-
-
-def _from_file(settings: type[Command], argv: list[str] | None) -> dict[str, Any]:
+def _from_file(settings: type[Command], words: list[str]) -> dict[str, Any]:
     """The settings in the file that `--config` names, if it does."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path)
     try:
-        path: Path | None = finder.parse_known_args(_argv(argv))[0].config
+        path: Path | None = finder.parse_known_args(words)[0].config
     except argparse.ArgumentError:
         return {}  # the real parser will say it
     if path is None:
         return {}
-    values = read_settings(path)
+    values = Spec.read(path).settings if path.suffix == ".json" else read_toml(path)
     for name in values:
         if name not in settings.model_fields:
             raise InputError(f"unknown setting {name!r} in {str(path)!r}{near(name, settings.model_fields)}")
@@ -141,14 +136,3 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not TOML: {error}") from None
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Settings from a TOML file, or from the `spec.json` of a run."""
-    if path.suffix != ".json":
-        return read_toml(path)
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        return dict(settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} cannot be read as the spec of a run: {type(error).__name__}") from None

@@ -6,13 +6,13 @@ where it does not, the keys that differ are named. What does not decide the deba
 """
 
 import json
-import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from runs.files import replace_text
 from runs.records import Opener, Slot
 from runs.schema import VERSION
 from topics.errors import InputError
@@ -61,9 +61,9 @@ class Spec(BaseModel):
         replace_text(folder / NAME, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
-    def read(cls, folder: Path) -> "Spec":
-        """The spec of a run folder, its digest checked."""
-        path = folder / NAME
+    def read(cls, path: Path) -> "Spec":
+        """The spec in a run's folder, or in a file by itself; its digest is checked."""
+        path = path / NAME if path.is_dir() else path
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
             digest = body.pop("digest")
@@ -81,13 +81,3 @@ class Spec(BaseModel):
                 f"{str(path)!r} was changed by hand: its digest does not match; restore it or start a new run"
             )
         return spec
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, never sees half of it."""
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

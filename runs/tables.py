@@ -7,7 +7,6 @@ still going (from the journal). Rows stream in both directions: a run of any siz
 Rows stand in the order of the schedule, so a spec gives the same tables whatever order the answers came in.
 """
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -22,9 +21,10 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from runs import journal
+from runs.files import replace_text, sha256_of
 from runs.journal import StorageError
 from runs.schema import TABLES, VERSION, Table
-from runs.spec import Spec, replace_text
+from runs.spec import Spec
 from topics.errors import InputError, one_line
 
 MANIFEST = "manifest.json"
@@ -119,7 +119,7 @@ def _fresh(folder: Path, name: str) -> Path:
 
 def verify(folder: Path) -> None:
     """Raise `InputError` that names the tables whose files are not the ones that were sealed."""
-    _check(folder, lambda path, stated: bool(_sha256(path) == stated["sha256"]))
+    _check(folder, lambda path, stated: bool(sha256_of(path) == stated["sha256"]))
 
 
 def _check(folder: Path, same: Callable[[Path, dict[str, Any]], bool]) -> None:
@@ -186,7 +186,7 @@ def _write(folder: Path, table: Table) -> dict[str, Any]:
     with fresh.open("rb") as file:
         os.fsync(file.fileno())
     rows = pl.scan_parquet(fresh).select(pl.len()).collect().item()
-    return {"rows": rows, "bytes": fresh.stat().st_size, "sha256": _sha256(fresh)}
+    return {"rows": rows, "bytes": fresh.stat().st_size, "sha256": sha256_of(fresh)}
 
 
 def _generation(folder: Path) -> int:
@@ -194,8 +194,3 @@ def _generation(folder: Path) -> int:
         return int(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["generation"])
     except (OSError, ValueError, KeyError):
         return 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,14 +10,14 @@
 
 import json
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 import topics as catalogue
-from runs.spec import Spec, replace_text
+from runs.files import replace_text, sha256_of
+from runs.spec import Spec
 from runs.tables import Tables
 from topics.errors import InputError
 
@@ -49,7 +49,7 @@ def write(pair_set: PairSet, folder: Path, *, run: Tables, settings: dict[str, A
         "chosen": pair_set.chosen,
         "settings": settings,
         "counts": pair_set.counts,
-        "sha256": {name: _digest(folder, name) for name in FILES},
+        "sha256": {name: sha256_of(folder / f"{name}.parquet") for name in FILES},
     }
     replace_text(folder / "pairs.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
@@ -58,7 +58,7 @@ def load(folder: Path) -> PairSet:
     """A pair set from its folder; `InputError` where it was changed or holds a held-out topic, which is named."""
     try:
         body: dict[str, Any] = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
-        changed = [name for name in FILES if _digest(folder, name) != body["sha256"][name]]
+        changed = [name for name in FILES if sha256_of(folder / f"{name}.parquet") != body["sha256"][name]]
         about = {name: body[name] for name in ("judge", "chosen", "counts")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{str(folder)!r} cannot be read as a pair set ({type(error).__name__}: {error})") from None
@@ -88,7 +88,3 @@ def export_jsonl(pair_set: PairSet, path: Path, rows: int = 8_192) -> None:
             for frame in joined.values():
                 block = block.join(frame, on=frame.columns[0], maintain_order="left")
             block.select(list(joined)).write_ndjson(file)
-
-
-def _digest(folder: Path, name: str) -> str:
-    return sha256((folder / f"{name}.parquet").read_bytes()).hexdigest()

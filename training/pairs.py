@@ -15,6 +15,7 @@ Needs only the base install.
 
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,6 +32,7 @@ from runs.run import stored_topics
 from runs.settings import Command, parse
 from runs.spec import Spec
 from runs.tables import Tables
+from topics import Topic
 from topics.errors import InputError, command, near
 from topics.leakage import overlaps
 from training.pair_set import PairSet, export_jsonl, write
@@ -73,12 +75,17 @@ class Settings(Command, cli_prog_name="python -m training.pairs"):
 
 def make(run: Tables, settings: Settings) -> PairSet:
     """The pairs of a run. Raises `InputError` where none are left, with what each step left out."""
-    counts: dict[str, int] = {}
     judge = _judge(run, settings.judge)
+    topics = {topic.topic_id: topic for topic in stored_topics(run.topics)}
     debates = run.debates.collect()
     verdicts = run.verdicts.filter(judge=judge).collect()
-    decided = _decided(run, debates, verdicts, settings, counts)
-    chosen = _chosen(debates, verdicts, judge, settings.chosen)
+    counts = {"debates": debates.height}
+    open_to_training = debates.filter(~pl.col("topic_id").is_in(_held_out(topics.values())))
+    counts["left out, held-out topic or a near-duplicate of one"] = debates.height - open_to_training.height
+    chosen = _named(debates, settings.chosen)
+    if settings.chosen == ["best"]:
+        chosen = [_best(open_to_training, verdicts, judge)]
+    decided = _decided(open_to_training, verdicts, settings, counts)
     speeches = _speeches(run, decided)
     counts["speeches of winning sides"] = int(speeches["won"].sum())
     counts["speeches of losing sides"] = speeches.height - counts["speeches of winning sides"]
@@ -90,7 +97,20 @@ def make(run: Tables, settings: Settings) -> PairSet:
     if not found.height:
         steps = "; ".join(f"{what}: {n:,}" for what, n in counts.items())
         raise InputError(f"no pairs are left with these settings ({steps}); loosen --chosen, --min-margin or --judge")
-    return _assemble(run, settings, judge, chosen, speeches, found, counts)
+    counts["keys"] = found["key"].n_unique()
+    winners, losers = (speeches[found[part]] for part in ("chosen_row", "rejected_row"))
+    prompts, prompt_ids = _prompts(run, settings.context, winners, debates, topics)
+    pairs = _pairs(winners, losers, prompt_ids, judge)
+    used = pl.concat([pairs["chosen_text_id"], pairs["rejected_text_id"]]).unique()
+    texts = speeches.filter(pl.col("text_digest").is_in(used.implode())).unique("text_digest", maintain_order=True)
+    return PairSet(
+        texts=texts.select(text_id="text_digest", text="text"),
+        prompts=prompts,
+        pairs=pairs,
+        judge=judge,
+        chosen=chosen or ["any"],
+        counts=counts | {"texts": texts.height, "pairs": pairs.height},
+    )
 
 
 def pair_rows(speeches: pl.DataFrame, chosen: list[str] | None, rejected: str) -> pl.DataFrame:
@@ -133,20 +153,24 @@ def _judge(run: Tables, wanted: str | None) -> str:
     return wanted or str(known[0])
 
 
-def _decided(
-    run: Tables, debates: pl.DataFrame, verdicts: pl.DataFrame, settings: Settings, counts: dict[str, int]
-) -> pl.DataFrame:
+def _held_out(topics: Iterable[Topic]) -> list[str]:
+    """Which of a run's topics training may not see: the sealed ones, and its own that nearly say the same."""
+    known = list(topics)
+    sealed = catalogue.load("test")
+    near_duplicates = overlaps([topic for topic in known if topic.split == "custom"], sealed)
+    marked = [topic for topic in known if topic.split == "test"]  # by whatever catalogue the run was played with
+    return [topic.topic_id for topic in (*sealed, *marked, *(topic for topic, _, _ in near_duplicates))]
+
+
+def _decided(debates: pl.DataFrame, verdicts: pl.DataFrame, settings: Settings, counts: dict[str, int]) -> pl.DataFrame:
     """The debates that say something, with `winner` and `margin`; what each step leaves out is counted."""
-    counts["debates"] = debates.height
 
     def keep(frame: pl.DataFrame, what: str, predicate: pl.Expr) -> pl.DataFrame:
         kept = frame.filter(predicate)
         counts[what] = frame.height - kept.height
         return kept
 
-    held_out = (pl.col("split") == "test") | pl.col("topic_id").is_in(_held_out(run))
-    left = keep(debates, "left out, held-out topic or a near-duplicate of one", ~held_out)
-    left = keep(left, "left out, void or unfinished", pl.col("status") == "complete")
+    left = keep(debates, "left out, void or unfinished", pl.col("status") == "complete")
     left = left.join(verdicts.drop("judge", "votes"), on="debate_id", how="left", maintain_order="left")
     decides = pl.col("winner").is_in(["for", "against"]).fill_null(False)
     left = keep(left, "left out, no side won", decides)
@@ -154,28 +178,24 @@ def _decided(
     return keep(left, "left out, orders disagree", pl.col("consistent") | pl.lit(not settings.consistent))
 
 
-def _held_out(run: Tables) -> list[str]:
-    """Topics that training may not see: the sealed ones, and those of the run's own that nearly say the same."""
-    sealed = catalogue.load("test")
-    own = [topic for topic in stored_topics(run.folder) if topic.split == "custom"]
-    return [topic.topic_id for topic in sealed] + [topic.topic_id for topic, _, _ in overlaps(own, sealed)]
-
-
-def _chosen(debates: pl.DataFrame, verdicts: pl.DataFrame, judge: str, names: list[str]) -> list[str] | None:
-    """The contestants whose speeches may be chosen; None for anybody."""
-    if names == ["any"]:
+def _named(debates: pl.DataFrame, names: list[str]) -> list[str] | None:
+    """The contestants that `--chosen` names, each looked up; None for anybody."""
+    if names in (["any"], ["best"]):
         return None
     known = sorted({*debates["for_contestant"], *debates["against_contestant"]})
-    if names == ["best"]:
-        board = leaderboard(debates.filter(pl.col("split") != "test"), verdicts, judge=judge, resamples=0)
-        rated = board.frame.filter(pl.col("debates") > 0)
-        if not rated.height:
-            raise InputError("nobody has won a debate on a train topic, so there is no best contestant; see --chosen")
-        return [str(rated["contestant"][0])]
     for name in names:
         if name not in known:
             raise InputError(f"unknown contestants {name!r}; the run has {', '.join(known)}{near(name, known)}")
     return list(names)
+
+
+def _best(debates: pl.DataFrame, verdicts: pl.DataFrame, judge: str) -> str:
+    """The contestant that stands first in the ratings."""
+    board = leaderboard(debates, verdicts, judge=judge, resamples=0)
+    rated = board.frame.filter(pl.col("debates") > 0)
+    if not rated.height:
+        raise InputError("nobody has won a debate on a train topic, so there is no best contestant; see --chosen")
+    return str(rated["contestant"][0])
 
 
 def _speeches(run: Tables, decided: pl.DataFrame) -> pl.DataFrame:
@@ -202,57 +222,41 @@ def _speeches(run: Tables, decided: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _assemble(
-    run: Tables,
-    settings: Settings,
-    judge: str,
-    chosen: list[str] | None,
-    speeches: pl.DataFrame,
-    found: pl.DataFrame,
-    counts: dict[str, int],
-) -> PairSet:
-    """The three frames of a pair set."""
-    side = {}
-    for part in ("chosen", "rejected"):
-        side[part] = speeches[found[f"{part}_row"]]
-    prompts, prompt_ids = _prompts(run, settings.context, side["chosen"])
-    pairs = side["chosen"].select(
+def _pairs(winners: pl.DataFrame, losers: pl.DataFrame, prompt_ids: pl.Series, judge: str) -> pl.DataFrame:
+    """Table `pairs`, from the speeches on both sides of each pair."""
+    return winners.select(
         *KEY,
         prompt_id=prompt_ids,
         chosen_text_id="text_digest",
-        rejected_text_id=side["rejected"]["text_digest"],
+        rejected_text_id=losers["text_digest"],
         chosen_contestant="contestant",
-        rejected_contestant=side["rejected"]["contestant"],
+        rejected_contestant=losers["contestant"],
         chosen_debate_id="debate_id",
-        rejected_debate_id=side["rejected"]["debate_id"],
+        rejected_debate_id=losers["debate_id"],
         judge=pl.lit(judge),
-        margin=(pl.col("margin") - side["rejected"]["margin"]) / 2,
+        margin=(pl.col("margin") - losers["margin"]) / 2,
         source=pl.lit("outcome"),
     )
-    used = pl.concat([pairs["chosen_text_id"], pairs["rejected_text_id"]]).unique()
-    texts = speeches.filter(pl.col("text_digest").is_in(used.implode())).unique("text_digest", maintain_order=True)
-    return PairSet(
-        texts=texts.select(text_id="text_digest", text="text"),
-        prompts=prompts,
-        pairs=pairs,
-        judge=judge,
-        chosen=chosen or ["any"],
-        counts=counts | {"keys": found["key"].n_unique(), "texts": texts.height, "pairs": pairs.height},
-    )
 
 
-def _prompts(run: Tables, context: str, chosen: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+def _prompts(
+    run: Tables, context: str, winners: pl.DataFrame, debates: pl.DataFrame, topics: Mapping[str, Topic]
+) -> tuple[pl.DataFrame, pl.Series]:
     """The prompts of the chosen speeches, each once, and the prompt's id for every pair."""
     by = list(KEY) if context == "key" else ["debate_id", "turn"]
-    wanted = chosen.select(*KEY, "debate_id").unique(by, maintain_order=True)
-    topics = {topic.topic_id: topic for topic in stored_topics(run.folder)}
+    wanted = winners.select(*KEY, "debate_id").unique(by, maintain_order=True)
+    played = debates.select(Match.__slots__).filter(pl.col("debate_id").is_in(wanted["debate_id"].implode()))
+    matches = {row["debate_id"]: Match(**row) for row in played.iter_rows(named=True)}
     slots = Spec.read(run.folder).format
     turns = _turns_of(run, wanted["debate_id"]) if context == "transcript" else {}
     rows = []
     for topic_id, side, turn, debate_id in wanted.iter_rows():
-        opener = side if turn % 2 else catalogue.opposite(side)
+        match = matches[debate_id]
         debate = Debate(
-            match=_NO_MATCH, topic=topics[topic_id], slots=slots_for(slots, opener), turns=turns.get(debate_id, ())
+            match=match,
+            topic=topics[topic_id],
+            slots=slots_for(slots, match.opener),
+            turns=turns.get(debate_id, ()),
         )
         slot = debate.slots[turn - 1]
         asked = key_messages(debate, slot) if context == "key" else messages(debate, slot)
@@ -260,13 +264,8 @@ def _prompts(run: Tables, context: str, chosen: pl.DataFrame) -> tuple[pl.DataFr
         rows.append((digest, topic_id, side, turn, debate_id, asked))
     schema = {"prompt_id": pl.String, "topic_id": pl.String, "side": pl.String, "turn": pl.Int32}
     prompts = pl.DataFrame(rows, schema=schema | {"debate_id": pl.String, "messages": MESSAGES}, orient="row")
-    ids = chosen.select(by).join(prompts.select(*by, "prompt_id"), on=by, how="left", maintain_order="left")
+    ids = winners.select(by).join(prompts.select(*by, "prompt_id"), on=by, how="left", maintain_order="left")
     return prompts.drop("debate_id").unique("prompt_id", maintain_order=True), ids["prompt_id"]
-
-
-_NO_MATCH = Match(
-    debate_id="", match=0, topic_id="", for_contestant="", against_contestant="", opener="for", replicate=0, seed=0
-)
 
 
 def _turns_of(run: Tables, debate_ids: pl.Series) -> dict[str, tuple[Turn, ...]]:
