@@ -1,4 +1,4 @@
-"""What tests share: playing a small run, and reading its tables without the clock."""
+"""What tests share: playing a small run, reading its tables without the clock, and being refused in one line."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import runs
-from arena.run import Result, Settings, run
+from arena.run import Result, Settings, main, run
 from runs.schema import CLOCK, TABLES
 
 Play = Callable[..., Result]
@@ -35,3 +35,28 @@ def assert_same_tables(a: Path, b: Path) -> None:
     left, right = timeless(a), timeless(b)
     for name in TABLES:
         assert left[name].equals(right[name], null_equal=True), f"table {name} differs between {a} and {b}"
+
+
+def roster(path: Path, *contestants: str, judges: str = "") -> Path:
+    """A roster file of simulated contestants, each given as `name, dials`."""
+    entries = []
+    for contestant in contestants:
+        name, _, dials = contestant.partition(", ")
+        lines = "\n".join(dials.split(", ")) if dials else "strength = 0.5"
+        entries.append(f'[[contestants]]\nname = "{name}"\nkind = "simulated"\n{lines}\n')
+    path.write_text("\n".join(entries) + judges)
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object, command: Callable[[list[str]], int] = main) -> str:
+    """The one line that a refused command prints."""
+    try:
+        code = command(list(map(str, arguments)))
+    except SystemExit as exit_:  # the parser's own way out
+        code = exit_.code
+    printed = capsys.readouterr()
+    assert code == 2, (code, printed)
+    assert printed.out == ""
+    line = printed.err.strip().splitlines()[-1]
+    assert "Traceback" not in printed.err
+    return line

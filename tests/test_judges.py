@@ -6,9 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import Play
 
 import judges
+import runs
 import topics
+from arena import roster as rosters
+from arena.run import Result
 from judges.rules import Rules, score, words
 from runs.records import Debate, Match, Slot, Turn
 from topics import Side, Topic, opposite
@@ -184,10 +188,8 @@ def test_what_is_no_judge_is_refused(stranger: str, kind: str, message: str) -> 
         judges.load(kind)
 
 
-def test_the_engine_keeps_the_identity_of_a_vote(stranger: str, play: object) -> None:
-    import runs
-
-    result = play(limit=3, judges=["stranger:Coin"])  # type: ignore[operator]
+def test_the_engine_keeps_the_identity_of_a_vote(stranger: str, play: Play) -> None:
+    result = play(limit=3, judges=["stranger:Coin"])
     votes = runs.load(result.folder).votes.collect()
     assert votes.select("judge", "order", "sample").unique().height == 4
     assert set(votes["judge"]) == {"stranger:Coin"}
@@ -216,6 +218,21 @@ class Unreadable(Exception):
 """
 
 
+@pytest.fixture
+def garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: Play) -> Play:
+    """Play a run in which judge `bad` returns what the expression `what` comes to."""
+    (tmp_path / "garbage.py").write_text(GARBAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "garbage", raising=False)
+
+    def judged(what: str, **settings: object) -> Result:
+        bad = f'\n[[judges]]\nname = "bad"\nkind = "garbage:Garbage"\nwhat = """{what}"""\n'
+        (tmp_path / "roster.toml").write_text(rosters.DEFAULT.read_text() + bad)
+        return play(roster=tmp_path / "roster.toml", **settings)
+
+    return judged
+
+
 @pytest.mark.parametrize(
     ("what", "error"),
     [
@@ -236,18 +253,8 @@ class Unreadable(Exception):
         ("lift(Unreadable())", "Unreadable: (its message cannot be read)"),
     ],
 )
-def test_what_is_no_vote_is_an_invalid_one(
-    what: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: object
-) -> None:
-    import runs
-
-    (tmp_path / "garbage.py").write_text(GARBAGE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "garbage", raising=False)
-    roster = tmp_path / "roster.toml"
-    default = (Path(__file__).parent.parent / "arena" / "rosters" / "default.toml").read_text()
-    roster.write_text(f'{default}\n[[judges]]\nname = "bad"\nkind = "garbage:Garbage"\nwhat = """{what}"""\n')
-    result = play(roster=roster, judges=["bad", "rules"], limit=3, concurrency=2)  # type: ignore[operator]
+def test_what_is_no_vote_is_an_invalid_one(what: str, error: str, garbage: Play) -> None:
+    result = garbage(what, judges=["bad", "rules"], limit=3, concurrency=2)
     tables = runs.load(result.folder)
     bad = tables.votes.filter(judge="bad").collect()
     assert result.sealed and bad["winner"].to_list() == ["invalid"] * 3
@@ -256,19 +263,9 @@ def test_what_is_no_vote_is_an_invalid_one(
     assert tables.verdicts.filter(judge="rules").collect().height == 3
 
 
-def test_the_text_of_a_vote_is_made_presentable_and_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: object
-) -> None:
-    import runs
-
-    (tmp_path / "garbage.py").write_text(GARBAGE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "garbage", raising=False)
-    roster = tmp_path / "roster.toml"
-    default = (Path(__file__).parent.parent / "arena" / "rosters" / "default.toml").read_text()
+def test_the_text_of_a_vote_is_made_presentable_and_bounded(garbage: Play) -> None:
     what = r"Vote(**vote, rationale='a\\ud800b\\x1b[31m\\x00' + 'x' * 10**6)"
-    roster.write_text(f'{default}\n[[judges]]\nname = "bad"\nkind = "garbage:Garbage"\nwhat = """{what}"""\n')
-    result = play(roster=roster, judges=["bad"], limit=2)  # type: ignore[operator]
+    result = garbage(what, judges=["bad"], limit=2)
     rationale = runs.load(result.folder).votes.collect()["rationale"][0]
     assert rationale.startswith("ab[31mxxx") and len(rationale) <= 20_000
 

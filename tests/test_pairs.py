@@ -1,6 +1,7 @@
 """Pairs: equal to a plain nested loop, on random speeches and on played runs; nothing held out, nothing twice."""
 
 import json
+import re
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -8,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import Play
+from conftest import Play, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -218,15 +219,11 @@ def test_wrong_input(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import re
-
     folder = play(limit=20).folder
     monkeypatch.chdir(tmp_path)
     if "--from-run" not in arguments:
         arguments = ["--from-run", str(folder), *arguments]
-    capsys.readouterr()
-    assert main([*arguments, "--out", str(tmp_path / "p")]) == 2
-    assert re.search(message, capsys.readouterr().err)
+    assert re.search(message, refused(capsys, *arguments, "--out", tmp_path / "p", command=main))
     assert not (tmp_path / "p").exists()
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Play
+from conftest import Play, refused
 
 from arena.run import main
 from runs.schema import VERSION
@@ -17,20 +17,6 @@ from topics import catalogue
 
 CONTESTANT = '[[contestants]]\nname = "{}"\nkind = "simulated"\nstrength = 0.5\n'
 TWO = CONTESTANT.format("ash") + CONTESTANT.format("birch")
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object, module: object = main) -> str:
-    """The one line that a refused command prints."""
-    try:
-        code = module(list(map(str, arguments)))  # type: ignore[operator]
-    except SystemExit as exit_:  # the parser's own way out
-        code = exit_.code
-    printed = capsys.readouterr()
-    assert code == 2, (code, printed)
-    assert printed.out == ""
-    line = printed.err.strip().splitlines()[-1]
-    assert "Traceback" not in printed.err
-    return line
 
 
 @pytest.mark.parametrize(
@@ -218,6 +204,6 @@ def test_show(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
 
     folder = play(limit=3).folder
     capsys.readouterr()
-    assert "no run 'nothing'" in refused(capsys, "nothing", module=show)
-    assert "expected the debate_id of one" in refused(capsys, folder, "zzz", module=show)
-    assert "no verdict of judge 'ruels'" in refused(capsys, folder, "--judge", "ruels", module=show)
+    assert "no run 'nothing'" in refused(capsys, "nothing", command=show)
+    assert "expected the debate_id of one" in refused(capsys, folder, "zzz", command=show)
+    assert "no verdict of judge 'ruels'" in refused(capsys, folder, "--judge", "ruels", command=show)
