@@ -101,9 +101,11 @@ def _keep_gradients(model: Model) -> None:
 
 def _loaded(kind: Any, source: str, **options: Any) -> Any:
     """`kind.from_pretrained`, whose many ways to fail are one line here."""
+    with extra():
+        from safetensors import SafetensorError
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"{source!r} cannot be loaded as a language model ({type(error).__name__}: {one_line(str(error), 200)}); "
             f"expected a folder with config.json, *.safetensors and a tokenizer, or a hub name"

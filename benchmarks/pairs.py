@@ -23,6 +23,7 @@ from arena.run import run as play
 from runs import tables
 from training import pairs
 from training.pair_set import PairSet, export_jsonl, load
+from training.speeches import decided_speeches
 
 DEBATES, CONTESTANTS = 10_487, 10
 IDS = ("row", "key", "text_id", "won", "contestant", "opponent")
@@ -35,8 +36,8 @@ def prepare(out: Path) -> Path:
     roster.write_text("".join(entry.format(n=n, strength=0.30 + 0.06 * n) for n in range(CONTESTANTS)))
     folder = play(Played(topics="train", roster=roster, matches=53, limit=DEBATES, out=out)).folder
     run = tables.load(folder)
-    decided = pairs._decided(run.debates.collect(), run.verdicts.collect(), pairs.Settings(), {})
-    pairs._speeches(run, decided).select(IDS).write_parquet(out / "speeches.parquet")
+    heard = decided_speeches(run, judge=None, chosen=["any"])
+    heard.speeches.select(IDS).write_parquet(out / "speeches.parquet")
     return folder
 
 

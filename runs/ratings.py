@@ -39,7 +39,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from runs.bradley_terry import Fit, Mask, can_grow, fit, reach
-from runs.statistics import MAY_FAIL, NO_WIDTH, Array, standard_error, t_interval, topic_weights, wilson
+from runs.statistics import MAY_FAIL, NO_WIDTH, Array, Estimate, rates, standard_error, t_interval, topic_weights
 from topics.errors import InputError, near
 
 POINTS = 400 / math.log(10)
@@ -52,15 +52,6 @@ WINNERS = ("for", "against", "tie", "abstain", "invalid")
 
 class RatingsError(RuntimeError):
     """Ratings exist and were not found."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A value with its 95 % interval; null where it does not exist or cannot be defended."""
-
-    value: float | None
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,20 +341,15 @@ def _doubts(topics: int, resamples: int, failed: int, same: bool) -> tuple[str, 
 def _rates(tally: _Tally, weights_RT: Array) -> dict[str, Array]:
     """Win rates on both sides and the rate of void debates, with intervals from the same resamples."""
     score_TFA, count_TFA = tally.score_TFA, tally.count_TFA
-    rates = {
+    parts = {
         "for_win_rate": (score_TFA.sum(2), count_TFA.sum(2)),
         "against_win_rate": ((count_TFA - score_TFA).sum(1), count_TFA.sum(1)),
         "void_rate": (tally.void_TC, tally.ended_TC),
     }
-    part_TQ, whole_TQ = (np.concatenate(columns, axis=1) for columns in zip(*rates.values(), strict=True))
-    topics_Q = (whole_TQ > 0).sum(axis=0)
-    with np.errstate(invalid="ignore"):  # 0 / 0, where a contestant has no debate, is NaN and becomes null
-        rate_Q = part_TQ.sum(axis=0) / whole_TQ.sum(axis=0)
-        resampled_RQ = (weights_RT @ part_TQ) / (weights_RT @ whole_TQ)
-    error_Q = standard_error(resampled_RQ, topics_Q)
-    low_Q, high_Q = wilson(rate_Q, error_Q, topics_Q, whole_TQ.sum(axis=0))
+    part_TQ, whole_TQ = (np.concatenate(columns, axis=1) for columns in zip(*parts.values(), strict=True))
+    rate_Q, low_Q, high_Q = rates(part_TQ, whole_TQ, weights_RT)  # NaN without any debate, and then null
     columns: dict[str, Array] = {}
-    for i, name in enumerate(rates):
+    for i, name in enumerate(parts):
         of = slice(i * len(tally.names), (i + 1) * len(tally.names))
         short = name.split("_")[0]
         columns |= {name: rate_Q[of], f"{short}_low": low_Q[of], f"{short}_high": high_Q[of]}

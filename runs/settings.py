@@ -48,10 +48,16 @@ class Command(
 S = TypeVar("S", bound=Command)
 
 
-def parse(settings: type[S], argv: list[str] | None, optional: Mapping[str, str] | None = None) -> S:
+def parse(
+    settings: type[S],
+    argv: list[str] | None,
+    optional: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> S:
     """Fill `settings` from a command line.
 
-    `optional` names the flags that may stand without a value, and what they then mean.
+    `optional` names the flags that may stand without a value, and what they then mean; `defaults` are values that
+    neither the command line nor `--config` gives.
     """
 
     def add_argument(container: Any, *names: str, **options: Any) -> Any:
@@ -69,8 +75,9 @@ def parse(settings: type[S], argv: list[str] | None, optional: Mapping[str, str]
     prog = settings.model_config.get("cli_prog_name")
     parser = _Parser(prog=prog, description=settings.__doc__, formatter_class=_Formatter)
     source: CliSettingsSource[Any] = CliSettingsSource(settings, root_parser=parser, add_argument_method=add_argument)
+    values = {**(defaults or {}), **_from_file(settings, words)}
     try:
-        return CliApp.run(settings, cli_args=words, cli_settings_source=source, **_from_file(settings, words))
+        return CliApp.run(settings, cli_args=words, cli_settings_source=source, **values)
     except ValidationError as error:
         raise InputError(explain(error)) from None
     except SettingsError as error:
@@ -108,19 +115,26 @@ class _Formatter(argparse.HelpFormatter):
 
 
 _METAVARS = {"list[str]": "A,B", "int": "N", "Path": "PATH", "str": "NAME"}
-_NO_DEFAULT = re.compile(r" \(default: (?:None|False|\[.*\])\)$")
+_NO_DEFAULT = re.compile(r" \((?:required|default: (?:None|False|\[.*\]))\)$")
+
+
+def peek(words: list[str], *names: str) -> dict[str, str | None]:
+    """What a command line says of some flags, before it is parsed in full; None for what it does not say."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in names:
+        finder.add_argument(f"--{name}")
+    try:
+        return vars(finder.parse_known_args(words)[0])
+    except argparse.ArgumentError:
+        return dict.fromkeys(names)  # the real parser will say it
 
 
 def _from_file(settings: type[Command], words: list[str]) -> dict[str, Any]:
     """The settings in the file that `--config` names, if it does."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--config", type=Path)
-    try:
-        path: Path | None = finder.parse_known_args(words)[0].config
-    except argparse.ArgumentError:
-        return {}  # the real parser will say it
-    if path is None:
+    given = peek(words, "config")["config"]
+    if given is None:
         return {}
+    path = Path(given)
     values = Spec.read(path).settings if path.suffix == ".json" else read_toml(path)
     for name in values:
         if name not in settings.model_fields:

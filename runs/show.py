@@ -11,11 +11,12 @@ import polars as pl
 from pydantic_settings import CliPositionalArg
 
 from runs import tables
-from runs.ratings import Estimate, Leaderboard, RatingsError
+from runs.ratings import Leaderboard, RatingsError
 from runs.ratings import leaderboard as rate
 from runs.run import NEWEST, OUT, find
 from runs.settings import Command, parse
 from runs.spec import Spec
+from runs.statistics import Estimate
 from runs.tables import Tables
 from topics.errors import InputError, command, near, one_line
 

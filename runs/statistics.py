@@ -25,11 +25,25 @@ Array names end in their dimensions: R resamples, T topics, Q quantities.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+NAMES = ("value", "low", "high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value with its 95 % interval; null where it does not exist or cannot be defended."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
 
 LEVEL = 0.95
 """Of every interval."""
@@ -102,3 +116,22 @@ def t_quantile(topics_Q: NDArray[np.int64]) -> Array:
 
     freedom_Q = np.where(topics_Q > 1, topics_Q - 1.0, math.nan)
     return np.asarray(stdtrit(freedom_Q, (1 + LEVEL) / 2), dtype=np.float64)
+
+
+def rates(part_TQ: Array, whole_TQ: Array, weights_RT: Array) -> tuple[Array, Array, Array]:
+    """Rates `part / whole` over all topics, and the bounds of their intervals; NaN where there is none."""
+    topics_Q = (whole_TQ > 0).sum(axis=0)
+    with np.errstate(invalid="ignore"):  # 0 / 0, where there is nothing to have a rate of, is NaN
+        rate_Q = part_TQ.sum(axis=0) / whole_TQ.sum(axis=0)
+        resampled_RQ = (weights_RT @ part_TQ) / (weights_RT @ whole_TQ)
+    error_Q = standard_error(resampled_RQ, topics_Q)
+    return rate_Q, *wilson(rate_Q, error_Q, topics_Q, whole_TQ.sum(axis=0))
+
+
+def rate(scores: Sequence[float], topics: Sequence[str], *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """The mean of `scores` in [0, 1], each of a topic, with an interval over topics."""
+    numbers = {topic: number for number, topic in enumerate(dict.fromkeys(topics))}
+    place = [numbers[topic] for topic in topics]
+    part_TQ, whole_TQ = (np.bincount(place, weights)[:, None].astype(np.float64) for weights in (scores, None))
+    found = rates(part_TQ, whole_TQ, topic_weights(len(numbers), resamples, seed))
+    return Estimate(**{name: None if math.isnan(x[0]) else float(x[0]) for name, x in zip(NAMES, found, strict=True)})

@@ -19,8 +19,9 @@ from arena.prompting import key_messages, messages
 from runs.records import Debate, Match, slots_for
 from runs.spec import Spec
 from topics.errors import InputError
-from training import pair_set, pairs
+from training import pair_set
 from training.pairs import Settings, capped, main, make, pair_rows
+from training.speeches import turns_of
 
 NAMES = ["ash", "birch", "cedar"]
 SPEECH = st.tuples(st.integers(0, 3), st.integers(0, 4), st.booleans(), st.sampled_from(NAMES), st.sampled_from(NAMES))
@@ -117,7 +118,7 @@ def test_prompts_are_those_of_the_arena(play: Play, context: str) -> None:
     for pair in made.pairs.sample(60, seed=1).to_dicts():
         row = debates[pair["chosen_debate_id"]]
         match = Match(**{name: row[name] for name in Match.__slots__})
-        turns = pairs._turns_of(run, pl.Series([row["debate_id"]]))[row["debate_id"]]
+        turns = turns_of(run, pl.Series([row["debate_id"]]))[row["debate_id"]]
         slots = slots_for(Spec.read(folder).format, row["opener"])
         debate = Debate(match=match, topic=known[row["topic_id"]], slots=slots, turns=turns)
         asked = (key_messages if context == "key" else messages)(debate, slots[pair["turn"] - 1])

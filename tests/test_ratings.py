@@ -13,7 +13,8 @@ import pytest
 
 import runs.ratings
 from runs.bradley_terry import fit
-from runs.ratings import COLUMNS, MEAN, POINTS, Estimate, Leaderboard, RatingsError, leaderboard
+from runs.ratings import COLUMNS, MEAN, POINTS, Leaderboard, RatingsError, leaderboard
+from runs.statistics import Estimate
 from topics.errors import InputError
 
 Row = tuple[str, str, str, str]

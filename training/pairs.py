@@ -13,9 +13,7 @@ out and counted. Each text is stored once, by digest; private reasoning is not r
 Needs only the base install.
 """
 
-import json
 import sys
-from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,23 +21,14 @@ from typing import Annotated, Literal
 import polars as pl
 from pydantic import Field
 
-import topics as catalogue
-from arena.prompting import key_messages, messages
 from runs import NEWEST, OUT, find, tables
-from runs.ratings import leaderboard
-from runs.records import Debate, Match, Turn, slots_for
-from runs.run import stored_topics
 from runs.settings import Command, parse
-from runs.spec import Spec
 from runs.tables import Tables
-from topics import Topic
-from topics.errors import InputError, command, near
-from topics.leakage import overlaps
+from topics.errors import InputError, command
 from training.pair_set import PairSet, export_jsonl, write
+from training.speeches import KEY, decided_speeches, prompts
 
-KEY = ("topic_id", "side", "turn")
 NOT_STORED = {"config", "dry_run", "out"}
-MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
 
 class Settings(Command, cli_prog_name="python -m training.pairs"):
@@ -75,21 +64,15 @@ class Settings(Command, cli_prog_name="python -m training.pairs"):
 
 def make(run: Tables, settings: Settings) -> PairSet:
     """The pairs of a run. Raises `InputError` where none are left, with what each step left out."""
-    judge = _judge(run, settings.judge)
-    topics = {topic.topic_id: topic for topic in stored_topics(run.topics)}
-    debates = run.debates.collect()
-    verdicts = run.verdicts.filter(judge=judge).collect()
-    counts = {"debates": debates.height}
-    open_to_training = debates.filter(~pl.col("topic_id").is_in(_held_out(topics.values())))
-    counts["left out, held-out topic or a near-duplicate of one"] = debates.height - open_to_training.height
-    chosen = _named(debates, settings.chosen)
-    if settings.chosen == ["best"]:
-        chosen = [_best(open_to_training, verdicts, judge)]
-    decided = _decided(open_to_training, verdicts, settings, counts)
-    speeches = _speeches(run, decided)
-    counts["speeches of winning sides"] = int(speeches["won"].sum())
-    counts["speeches of losing sides"] = speeches.height - counts["speeches of winning sides"]
-    found = pair_rows(speeches, chosen, settings.rejected)
+    heard = decided_speeches(
+        run,
+        judge=settings.judge,
+        chosen=settings.chosen,
+        min_margin=settings.min_margin,
+        consistent=settings.consistent,
+    )
+    speeches, counts = heard.speeches, heard.counts
+    found = pair_rows(speeches, heard.chosen, settings.rejected)
     counts["pairs of different texts"] = found.height
     if settings.cap is not None:
         found = capped(found, speeches, settings.cap, settings.seed)
@@ -99,16 +82,16 @@ def make(run: Tables, settings: Settings) -> PairSet:
         raise InputError(f"no pairs are left with these settings ({steps}); loosen --chosen, --min-margin or --judge")
     counts["keys"] = found["key"].n_unique()
     winners, losers = (speeches[found[part]] for part in ("chosen_row", "rejected_row"))
-    prompts, prompt_ids = _prompts(run, settings.context, winners, debates, topics)
-    pairs = _pairs(winners, losers, prompt_ids, judge)
+    asked, prompt_ids = prompts(heard, settings.context, winners)
+    pairs = _pairs(winners, losers, prompt_ids, heard.judge)
     used = pl.concat([pairs["chosen_text_id"], pairs["rejected_text_id"]]).unique()
     texts = speeches.filter(pl.col("text_digest").is_in(used.implode())).unique("text_digest", maintain_order=True)
     return PairSet(
         texts=texts.select(text_id="text_digest", text="text"),
-        prompts=prompts,
+        prompts=asked,
         pairs=pairs,
-        judge=judge,
-        chosen=chosen or ["any"],
+        judge=heard.judge,
+        chosen=heard.chosen or ["any"],
         counts=counts | {"texts": texts.height, "pairs": pairs.height},
     )
 
@@ -142,86 +125,6 @@ def capped(pairs: pl.DataFrame, speeches: pl.DataFrame, cap: int, seed: int) -> 
     return drawn.filter(pl.col("lot").rank("ordinal").over("key") <= cap).drop("lot")
 
 
-def _judge(run: Tables, wanted: str | None) -> str:
-    known = run.verdicts.select(pl.col("judge").unique().sort()).collect()["judge"].to_list()
-    if not known:
-        raise InputError(f"{str(run.folder)!r} has no verdicts; judge it first")
-    if wanted is None and len(known) > 1:
-        raise InputError(f"{str(run.folder)!r} has verdicts of {', '.join(known)}; name one with --judge")
-    if wanted is not None and wanted not in known:
-        raise InputError(f"no verdicts of judge {wanted!r}; there are those of {', '.join(known)}{near(wanted, known)}")
-    return wanted or str(known[0])
-
-
-def _held_out(topics: Iterable[Topic]) -> list[str]:
-    """Which of a run's topics training may not see: the sealed ones, and its own that nearly say the same."""
-    known = list(topics)
-    sealed = catalogue.load("test")
-    near_duplicates = overlaps([topic for topic in known if topic.split == "custom"], sealed)
-    marked = [topic for topic in known if topic.split == "test"]  # by whatever catalogue the run was played with
-    return [topic.topic_id for topic in (*sealed, *marked, *(topic for topic, _, _ in near_duplicates))]
-
-
-def _decided(debates: pl.DataFrame, verdicts: pl.DataFrame, settings: Settings, counts: dict[str, int]) -> pl.DataFrame:
-    """The debates that say something, with `winner` and `margin`; what each step leaves out is counted."""
-
-    def keep(frame: pl.DataFrame, what: str, predicate: pl.Expr) -> pl.DataFrame:
-        kept = frame.filter(predicate)
-        counts[what] = frame.height - kept.height
-        return kept
-
-    left = keep(debates, "left out, void or unfinished", pl.col("status") == "complete")
-    left = left.join(verdicts.drop("judge", "votes"), on="debate_id", how="left", maintain_order="left")
-    decides = pl.col("winner").is_in(["for", "against"]).fill_null(False)
-    left = keep(left, "left out, no side won", decides)
-    left = keep(left, "left out, margin below the least", pl.col("margin").abs() >= settings.min_margin)
-    return keep(left, "left out, orders disagree", pl.col("consistent") | pl.lit(not settings.consistent))
-
-
-def _named(debates: pl.DataFrame, names: list[str]) -> list[str] | None:
-    """The contestants that `--chosen` names, each looked up; None for anybody."""
-    if names in (["any"], ["best"]):
-        return None
-    known = sorted({*debates["for_contestant"], *debates["against_contestant"]})
-    for name in names:
-        if name not in known:
-            raise InputError(f"unknown contestants {name!r}; the run has {', '.join(known)}{near(name, known)}")
-    return list(names)
-
-
-def _best(debates: pl.DataFrame, verdicts: pl.DataFrame, judge: str) -> str:
-    """The contestant that stands first in the ratings."""
-    board = leaderboard(debates, verdicts, judge=judge, resamples=0)
-    rated = board.frame.filter(pl.col("debates") > 0)
-    if not rated.height:
-        raise InputError("nobody has won a debate on a train topic, so there is no best contestant; see --chosen")
-    return str(rated["contestant"][0])
-
-
-def _speeches(run: Tables, decided: pl.DataFrame) -> pl.DataFrame:
-    """Every turn of the decided debates: its key, whether its side won, and its text's digest and number."""
-    columns = ["debate_id", "match", "topic_id", "winner", "margin", "for_contestant", "against_contestant"]
-    is_for = pl.col("side") == "for"
-    frame = (
-        run.turns.select("debate_id", "turn", "side", "contestant", "text")
-        .join(decided.lazy().select(columns), on="debate_id")
-        .sort("match", "turn")
-        .with_columns(
-            won=pl.col("side") == pl.col("winner"),
-            margin=pl.when(is_for).then(pl.col("margin")).otherwise(-pl.col("margin")),
-            opponent=pl.when(is_for).then(pl.col("against_contestant")).otherwise(pl.col("for_contestant")),
-        )
-        .drop("winner", "for_contestant", "against_contestant")
-        .collect()
-    )
-    digests = [blake2b(text.encode(), digest_size=16).hexdigest() for text in frame["text"]]
-    return frame.with_columns(text_digest=pl.Series(digests, dtype=pl.String)).with_columns(
-        row=pl.int_range(pl.len(), dtype=pl.UInt32),
-        key=pl.struct(KEY).rank("dense").cast(pl.UInt32),
-        text_id=pl.col("text_digest").rank("dense").cast(pl.UInt32),
-    )
-
-
 def _pairs(winners: pl.DataFrame, losers: pl.DataFrame, prompt_ids: pl.Series, judge: str) -> pl.DataFrame:
     """Table `pairs`, from the speeches on both sides of each pair."""
     return winners.select(
@@ -237,46 +140,6 @@ def _pairs(winners: pl.DataFrame, losers: pl.DataFrame, prompt_ids: pl.Series, j
         margin=(pl.col("margin") - losers["margin"]) / 2,
         source=pl.lit("outcome"),
     )
-
-
-def _prompts(
-    run: Tables, context: str, winners: pl.DataFrame, debates: pl.DataFrame, topics: Mapping[str, Topic]
-) -> tuple[pl.DataFrame, pl.Series]:
-    """The prompts of the chosen speeches, each once, and the prompt's id for every pair."""
-    by = list(KEY) if context == "key" else ["debate_id", "turn"]
-    wanted = winners.select(*KEY, "debate_id").unique(by, maintain_order=True)
-    played = debates.select(Match.__slots__).filter(pl.col("debate_id").is_in(wanted["debate_id"].implode()))
-    matches = {row["debate_id"]: Match(**row) for row in played.iter_rows(named=True)}
-    slots = Spec.read(run.folder).format
-    turns = _turns_of(run, wanted["debate_id"]) if context == "transcript" else {}
-    rows = []
-    for topic_id, side, turn, debate_id in wanted.iter_rows():
-        match = matches[debate_id]
-        debate = Debate(
-            match=match,
-            topic=topics[topic_id],
-            slots=slots_for(slots, match.opener),
-            turns=turns.get(debate_id, ()),
-        )
-        slot = debate.slots[turn - 1]
-        asked = key_messages(debate, slot) if context == "key" else messages(debate, slot)
-        digest = blake2b(json.dumps(asked, ensure_ascii=False).encode(), digest_size=16).hexdigest()
-        rows.append((digest, topic_id, side, turn, debate_id, asked))
-    schema = {"prompt_id": pl.String, "topic_id": pl.String, "side": pl.String, "turn": pl.Int32}
-    prompts = pl.DataFrame(rows, schema=schema | {"debate_id": pl.String, "messages": MESSAGES}, orient="row")
-    ids = winners.select(by).join(prompts.select(*by, "prompt_id"), on=by, how="left", maintain_order="left")
-    return prompts.drop("debate_id").unique("prompt_id", maintain_order=True), ids["prompt_id"]
-
-
-def _turns_of(run: Tables, debate_ids: pl.Series) -> dict[str, tuple[Turn, ...]]:
-    """What was said in some debates, without what is private."""
-    names = list(Turn.__dataclass_fields__)
-    wanted = run.turns.filter(pl.col("debate_id").is_in(debate_ids.implode())).sort("debate_id", "turn")
-    public = wanted.with_columns(reasoning=pl.lit(None, pl.String)).select(names).collect()
-    return {
-        str(debate_id): tuple(Turn(**row) for row in turns.iter_rows(named=True))
-        for (debate_id,), turns in public.group_by("debate_id", maintain_order=True)
-    }
 
 
 @command

@@ -1,0 +1,183 @@
+"""A policy to be trained: which base it starts from, how it is loaded, and whether there is room for it.
+
+A base is named by an adapter's id (a policy trained here), a model's folder, a hub name, or "tiny"; with nothing
+named, the newest policy that was taught the run's winning speeches is taken, or a tiny base is built from the run.
+Prompts are rendered by `arena.models`, with what the arena asks with, so training and play see the same tokens.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from arena.models import Model, Tokenizer, extra, load_model, load_tokenizer
+from runs import adapters
+from runs.adapters import Adapter, Base
+from topics import Topic
+from topics.errors import InputError
+from training import tiny
+from training.adapters import base_of
+from training.recipe import TINY, Training
+from training.speeches import Decided, held_back, prompts
+
+GB = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a training starts from."""
+
+    source: str
+    """A folder or hub name to load."""
+    base: Base
+    parent: str | None
+    """Its id, where it is a policy trained here."""
+    why: str
+    """Said to the user."""
+
+
+def start(settings: Training, heard: Decided, *, taught: bool) -> Start:
+    """Where a training starts. `taught`: with nothing named, prefer a policy that was taught this run's speeches."""
+    out = settings.out / "adapters"
+    named = settings.base
+    why = ""
+    if named is None and taught and (parent := newest_taught(heard.run.folder.name, out)) is not None:
+        named, why = parent.id, "the newest policy taught from this run"
+    if named in (None, TINY):
+        folder = tiny.build(corpus(heard, settings), settings.out / "bases", seed=settings.seed)
+        why = "a tiny base, built from the run's own texts" + (", as none was named" if named is None else "")
+        return Start(
+            source=str(folder),
+            base=Base(name=TINY, digest=adapters.digest_of_model(folder)),
+            parent=None,
+            why=why,
+        )
+    base = base_of(str(named), out)
+    source = str(adapters.find(base.adapter, out).folder) if base.adapter else base.name
+    return Start(source=source, base=base, parent=base.adapter, why=why or str(named))
+
+
+def newest_taught(run: str, out: Path) -> Adapter | None:
+    """The newest full policy that was taught the winning speeches of a run."""
+    found = [one for one in adapters.listed(out) if one.method == "sft" and one.form == "full" and one.run == run]
+    return found[-1] if found else None
+
+
+def corpus(heard: Decided, settings: Training) -> Iterable[str]:
+    """The texts a tokenizer is made from: the run's topics, speeches and prompts; nothing held out or held back."""
+    kept = heard.speeches.filter("won", ~pl.col("topic_id").is_in(held_back(heard.topics_heard, settings.held_back)))
+    asked, _ = prompts(heard, "key", kept)
+    yield from kept["text"].unique(maintain_order=True)
+    yield from (message["content"] for messages in asked["messages"] for message in messages)
+    for topic_id in kept["topic_id"].unique(maintain_order=True):
+        yield from _texts(heard.topics[topic_id])
+
+
+def _texts(topic: Topic) -> Iterable[str]:
+    yield from (topic.motion, topic.info)
+    yield from (text for points in topic.points.values() for point in points for text in (point.claim, point.reason))
+
+
+def tokenizer(begin: Start) -> Tokenizer:
+    """The tokenizer of the base, which needs no room to speak of."""
+    return load_tokenizer(begin.source)
+
+
+def load(begin: Start, settings: Training, *, full: bool) -> Model:
+    """The model to train; its weights in float32 where they are trained themselves."""
+    return load_model(begin.source, dtype="float32" if full else settings.dtype, four_bit=settings.four_bit)
+
+
+def lora(settings: Training) -> Any:
+    """PEFT's settings for an adapter on all linear layers."""
+    with extra():
+        from peft import LoraConfig
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def needed(source: str, settings: Training, *, full: bool) -> float | None:
+    """Bytes that training takes, roughly: weights, gradients, Adam, and a micro-batch's activations.
+
+    None for a model that is not on this disk.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return None
+    size = parameters(folder)
+    if full:
+        return 16.0 * size
+    width = {"float32": 4.0, "auto": 2.0}.get(settings.dtype, 2.0)
+    return size * (0.6 if settings.four_bit else width) + 16.0 * 0.01 * size * settings.rank / 16
+
+
+def parameters(folder: Path) -> int:
+    """How many parameters a model's files hold, read from their headers."""
+    with extra():
+        from safetensors import safe_open
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118  # it is no mapping
+                count = 1
+                for length in file.get_slice(name).get_shape():
+                    count *= length
+                total += count
+    return total
+
+
+def room(source: str, settings: Training, *, full: bool) -> None:
+    """Refuse a training that the memory cannot hold, before anything is loaded."""
+    wanted = needed(source, settings, full=full)
+    free, where = available()
+    if wanted is not None and wanted > free:
+        raise InputError(
+            f"training {source!r} takes about {wanted / GB:.1f} GB and {free / GB:.1f} GB of {where} are free; "
+            f"expected a smaller base, an adapter in place of full training, or --four-bit"
+        )
+
+
+def estimate(source: str, settings: Training, *, tokens: int, asked: int, full: bool) -> str:
+    """A line on how much memory and time a training takes here, before anything is loaded.
+
+    Time is 6 floating-point operations a parameter and token trained on and 2 for one only asked, at a third of what
+    a matrix product reaches here.
+    """
+    wanted = needed(source, settings, full=full)
+    if wanted is None:
+        return "memory and time: not known before the model is here"
+    free, where = available()
+    work = (6 * tokens + 2 * asked) * parameters(Path(source))
+    return f"about {wanted / GB:.2f} GB of {where} ({free / GB:.1f} GB are free), about {3 * work / speed():,.0f} s"
+
+
+def speed() -> float:
+    """Floating-point operations a second in a matrix product."""
+    import time
+
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(1024, 1024, device=device)
+    started, rounds = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.2:
+        float((a @ a)[0, 0])
+        rounds += 1
+    return 2 * 1024**3 * rounds / (time.perf_counter() - started)
+
+
+def available() -> tuple[float, str]:
+    """Free bytes of what the model will lie in, and its name."""
+    with extra():
+        import psutil
+        import torch
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0]), "GPU memory"
+    return float(psutil.virtual_memory().available), "memory"
