@@ -10,6 +10,7 @@ Needs the extra `train`; nothing here is imported before it is used, so `import 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,9 @@ Model = Any
 """A `transformers.PreTrainedModel`, or PEFT's wrapper around one."""
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+
+_TAG = re.compile(r"<.*>$|\[.*\]$", re.DOTALL)
+"""Tokens such as <think>, which vocabularies do not always mark as special."""
 
 TEMPLATE = {"enable_thinking": False}
 """Given to every chat template, in training and in play; templates that know no thinking ignore it."""
@@ -103,6 +107,8 @@ def _loaded(kind: Any, source: str, **options: Any) -> Any:
     """`kind.from_pretrained`, whose many ways to fail are one line here."""
     with extra():
         from safetensors import SafetensorError
+        from transformers.utils.logging import disable_progress_bar
+    disable_progress_bar()
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
@@ -114,8 +120,10 @@ def _loaded(kind: Any, source: str, **options: Any) -> Any:
 
 def tamed(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Message]:
     """`messages` in which no text can be read as a control token: a blank stands in each, behind its first letter."""
-    special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
-    special += [token.content for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1]
+    added = tokenizer.added_tokens_decoder.values()
+    special = [
+        token.content for token in added if len(token.content) > 1 and (token.special or _TAG.match(token.content))
+    ]
 
     def tame(text: str) -> str:
         for token in special:

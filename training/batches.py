@@ -82,6 +82,25 @@ def plan(
     return _weighted(made, per_step)
 
 
+def parts(lengths: Sequence[int], pass_tokens: float) -> list[tuple[int, int]]:
+    """Where to cut rows, longest first, so that padding each part to its first row costs least.
+
+    Each part costs `pass_tokens` besides its padded tokens. Returns where each part starts and stops.
+    """
+    best: list[tuple[float, int]] = [(0, 0)]  # of the first n rows: the least cost, and where the last part starts
+    for stop in range(1, len(lengths) + 1):
+        best.append(
+            min((best[start][0] + pass_tokens + (stop - start) * lengths[start], start) for start in range(stop))
+        )
+    found: list[tuple[int, int]] = []
+    stop = len(lengths)
+    while stop:
+        start = best[stop][1]
+        found.insert(0, (start, stop))
+        stop = start
+    return found
+
+
 def _keys(tokens: Tokens) -> list[Pairs]:
     """The pairs of each prompt."""
     keys = defaultdict(list)

@@ -12,7 +12,7 @@ tiny one is taught first. Under `accelerate launch -m training.dpo` several proc
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
@@ -98,8 +98,6 @@ def data(found: PairSet, settings: Settings, tokenizer: Tokenizer) -> Data:
 
 def _drawn(found: PairSet, topics: set[str]) -> PairSet:
     """Some pairs of the topics held back, as many of each as of any other."""
-    from dataclasses import replace
-
     frame = found.pairs.filter(pl.col("topic_id").is_in(list(topics)))
     order = pl.Series("order", Random("checked").sample(range(frame.height), frame.height))
     turn = pl.col("order").rank("ordinal").over("topic_id")
@@ -153,10 +151,13 @@ def fit(session: Any, made: Data, batches: list[MicroBatch]) -> Adapter | None:
     model = policy.load(session.begin, chosen, full=False)
     kept = {
         "cache": chosen.out / "reference",
-        "model_digest": f"{session.begin.base.digest}/{'nf4' if chosen.four_bit else chosen.dtype}",
+        "model_digest": reference_digest(session.begin, chosen),
         "autocast": session.precision,
     }
-    reference = log_probs(model, made.learnt, progress=asked, **kept)
+    used = sorted({sequence for batch in batches for sequence in batch.sequences})
+    needed = replace(made.learnt, sequences=[made.learnt.sequences[sequence] for sequence in used], pairs=[], rows=[])
+    values = dict(zip(used, log_probs(model, needed, progress=asked, **kept), strict=True))
+    reference = [values.get(sequence, nan) for sequence in range(len(made.learnt.sequences))]  # nan: never run
     before = log_probs(model, made.checked, **kept)
     arguments = session.arguments() | {
         "beta": chosen.beta,
@@ -171,7 +172,7 @@ def fit(session: Any, made: Data, batches: list[MicroBatch]) -> Adapter | None:
         reference=reference,
         plan=batches,
         tokenizer=session.tokenizer,
-        peft_config=policy.lora(chosen),
+        peft_config=policy.lora(chosen) if session.begin.adapter is None else None,
     )
 
     def check(model: Model) -> Mapping[str, float]:
@@ -183,6 +184,12 @@ def fit(session: Any, made: Data, batches: list[MicroBatch]) -> Adapter | None:
 
     adapter: Adapter | None = session.fit(trainer, check, chosen.max_perplexity)
     return adapter
+
+
+def reference_digest(begin: Start, settings: Settings) -> str:
+    """What names the weights of the reference, and how they are held."""
+    further = begin.adapter.weights_digest if begin.adapter else "-"
+    return f"{begin.base.digest}/{further}/{'nf4' if settings.four_bit else settings.dtype}"
 
 
 def processes() -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from arena.canary import attach
 from arena.models import Model, Tokenizer, extra, load_model, load_tokenizer
 from runs import adapters
 from runs.adapters import Adapter, Base
@@ -33,7 +34,9 @@ class Start:
     """A folder or hub name to load."""
     base: Base
     parent: str | None
-    """Its id, where it is a policy trained here."""
+    """The id of the policy that is trained further, where it was trained here."""
+    adapter: Adapter | None = None
+    """That policy, where it is an adapter over the base."""
     why: str
     """Said to the user."""
 
@@ -54,9 +57,28 @@ def start(settings: Training, heard: Decided, *, taught: bool) -> Start:
             parent=None,
             why=why,
         )
+    further = adapter_of(str(named), out)
+    if further is not None:
+        return Start(
+            source=adapters.base_source(further),
+            base=further.base,
+            parent=further.id,
+            adapter=further,
+            why=f"{further.id}, trained further",
+        )
     base = base_of(str(named), out)
     source = str(adapters.find(base.adapter, out).folder) if base.adapter else base.name
     return Start(source=source, base=base, parent=base.adapter, why=why or str(named))
+
+
+def adapter_of(which: str, out: Path) -> Adapter | None:
+    """The adapter over a base that is meant, or None where something else is."""
+    try:
+        found = adapters.find(which, out)
+    except InputError:
+        return None
+    adapters.verify(found)
+    return found if found.form == "lora" else None
 
 
 def newest_taught(run: str, out: Path) -> Adapter | None:
@@ -70,7 +92,7 @@ def corpus(heard: Decided, settings: Training) -> Iterable[str]:
     kept = heard.speeches.filter("won", ~pl.col("topic_id").is_in(held_back(heard.topics_heard, settings.held_back)))
     asked, _ = prompts(heard, "key", kept)
     yield from kept["text"].unique(maintain_order=True)
-    yield from (message["content"] for messages in asked["messages"] for message in messages)
+    yield from (message["content"] for messages in asked["messages"] for message in messages)  # often the same
     for topic_id in kept["topic_id"].unique(maintain_order=True):
         yield from _texts(heard.topics[topic_id])
 
@@ -87,7 +109,14 @@ def tokenizer(begin: Start) -> Tokenizer:
 
 def load(begin: Start, settings: Training, *, full: bool) -> Model:
     """The model to train; its weights in float32 where they are trained themselves."""
-    return load_model(begin.source, dtype="float32" if full else settings.dtype, four_bit=settings.four_bit)
+    model = load_model(begin.source, dtype="float32" if full else settings.dtype, four_bit=settings.four_bit)
+    if begin.adapter is None:
+        return model
+    adapters.check_base(begin.adapter, begin.source)
+    model = attach(model, begin.adapter)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = ".lora_" in name
+    return model
 
 
 def lora(settings: Training) -> Any:

@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
@@ -34,7 +35,7 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from arena.models import Model, Tokenizer
-from training.batches import MicroBatch
+from training.batches import MicroBatch, parts
 from training.reference import Batch, prompt_batch, read, run, score, shares_prompts, speech_batch, whole_batch
 from training.tokens import Tokens
 
@@ -47,6 +48,8 @@ FIXED: dict[str, Any] = {
     "precompute_ref_log_probs": False,
 }
 """Settings of TRL that a plan takes over: what they say elsewhere is in the plan, or is not done at all here."""
+PASS_TOKENS = {True: 128, False: 4_096}
+"""What one more forward and backward pass costs, in tokens, on a CPU and elsewhere: less padding is not worth it."""
 SHARED_PROMPT = 64
 """Least tokens of a prompt that is read once for all its speeches."""
 
@@ -78,7 +81,9 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
             raise ValueError("ld_alpha: the reference of LD-DPO depends on the pair, not on the sequence alone")
         if peft_config is None and not hasattr(model, "peft_config"):
             raise ValueError("expected a PeftModel, or a plain model with peft_config")
-        exact = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and not peft_config}
+        exact = {
+            name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and not peft_config
+        }
         disable_progress_bars()  # for the one row that TRL must be given
         super().__init__(
             model=model,
@@ -95,29 +100,37 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:  # here and not later: a checkpoint is read after this, and would be rounded
                 parameter.data = exact.get(name, parameter.data).float()
+        if self.accelerator.num_processes > 1:
+            self.accelerator.gather = partial(_gathered, self.accelerator, self.accelerator.gather)
         self.precompute_ref_logps = True
         self.tokens, self.reference = tokens, reference
         self.train_dataset = dealt(plan, args.gradient_accumulation_steps, self.accelerator.num_processes)
-        whole = args.gradient_checkpointing or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        self.shares = (
-            shared_prompt is not None and not whole and not self.aux_loss_enabled and shares_prompts(self.model)
-        )
-        self.shared_prompt = shared_prompt or 0
+        # What is run in several passes is run beside the wrapper, which sharded weights do not allow.
+        self.passes = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.aux_loss_enabled)
+        self.shares = self.passes and not args.gradient_checkpointing and shares_prompts(self.model)
+        self.shared_prompt = math.inf if shared_prompt is None else max(2, shared_prompt)
 
-    def _collate(self, batches: list[MicroBatch]) -> Batch:
-        """One micro-batch as tensors; the reference of each of its sequences among them."""
+    def _collate(self, batches: list[MicroBatch]) -> dict[str, Any]:
+        """One micro-batch as tensors: sequences longest first, the parts they are run in, and pairs among them."""
         (batch,) = batches
         tokens = self.tokens
-        prompts = list(dict.fromkeys(tokens.sequences[sequence][0] for sequence in batch.sequences))
-        lengths = [len(tokens.prompts[prompt]) for prompt in prompts]
-        if self.shares and min(lengths) >= max(2, self.shared_prompt) and len(prompts) < len(batch.sequences):
-            made = prompt_batch(tokens, prompts) | speech_batch(tokens, batch.sequences, prompts)
-        else:
-            made = whole_batch(tokens, batch.sequences)
+        sequences = [tokens.sequences[sequence] for sequence in batch.sequences]
+        prompts = list(dict.fromkeys(prompt for prompt, _ in sequences))
+        shortest = min(len(tokens.prompts[prompt]) for prompt in prompts)
+        share = self.shares and shortest >= self.shared_prompt and len(prompts) < len(sequences)
+        width = [len(tokens.speeches[s]) + (1 if share else len(tokens.prompts[p])) for p, s in sequences]
+        order = sorted(range(len(sequences)), key=lambda at: -width[at])
+        place = {at: row for row, at in enumerate(order)}
+        rows = [batch.sequences[at] for at in order]
+        made = prompt_batch(tokens, prompts) if share else {}
+        made |= speech_batch(tokens, rows, prompts) if share else whole_batch(tokens, rows)
+        pass_tokens = PASS_TOKENS[self.args.device.type == "cpu"] if self.passes else math.inf
+        cuts = parts([width[at] for at in order], pass_tokens)
         return made | {
-            "chosen": torch.tensor(batch.chosen),
-            "rejected": torch.tensor(batch.rejected),
-            "reference": torch.tensor([self.reference[sequence] for sequence in batch.sequences]),
+            "parts": [(start, stop, width[order[start]]) for start, stop in cuts],
+            "chosen": torch.tensor([place[at] for at in batch.chosen]),
+            "rejected": torch.tensor([place[at] for at in batch.rejected]),
+            "reference": torch.tensor([self.reference[sequence] for sequence in rows]),
             "weight": torch.tensor(batch.weight),
         }
 
@@ -141,10 +154,13 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
 
         def per_pair(**_: Any) -> Any:
             with self.accelerator.autocast():
-                past = read(model, inputs) if "prompt_ids" in inputs else []
-            out = run(model, inputs, past)
-            fields = {name: value for name, value in out.items() if torch.is_tensor(value) and value.dim() == 2}
-            return dataclasses.replace(out, **{name: value[rows_P] for name, value in fields.items()})
+                past = read(self.model, inputs) if "prompt_ids" in inputs else []
+            # Only the first pass goes through a wrapper: processes must agree on how often they meet there.
+            outs = [run(self.model if at else model, part, past) for at, part in enumerate(_cut(inputs))]
+            names = [name for name, value in outs[0].items() if torch.is_tensor(value) and value.dim() == 2]
+            longest = inputs["input_ids"].size(1) - 1
+            fields = {name: torch.cat([_widened(out[name], longest) for out in outs])[rows_P] for name in names}
+            return dataclasses.replace(outs[0], **fields)
 
         return super().compute_loss(per_pair, pairs, False, num_items_in_batch) * inputs["weight"]
 
@@ -166,6 +182,27 @@ def dealt(plan: Sequence[MicroBatch], per_process: int, processes: int) -> list[
         return list(plan)
     rest = [dataclasses.replace(batch, weight=batch.weight * (last + short) / last) for batch in plan[-last:]]
     return [*plan[:-last], *rest, *[dataclasses.replace(plan[-1], weight=0.0)] * short]
+
+
+def _gathered(accelerator: Any, gather: Callable[[torch.Tensor], torch.Tensor], value: torch.Tensor) -> torch.Tensor:
+    """What TRL asks all processes for, one metric of every pair; here they do not all have as many pairs."""
+    if value.dim() == 0:
+        return gather(value)
+    together = gather(accelerator.pad_across_processes(value, pad_index=math.nan))
+    return together[~together.isnan()]
+
+
+def _cut(inputs: dict[str, Any]) -> Iterator[Batch]:
+    """The parts of a micro-batch, each without the padding of the longer ones."""
+    for start, stop, width in inputs["parts"]:
+        part = {name: inputs[name][start:stop, :width] for name in ("input_ids", "attention_mask", "completion_mask")}
+        part |= {name: inputs[name][start:stop] for name in ("prompt_of", "starts") if name in inputs}
+        yield part | {name: inputs[name] for name in ("prompt_mask",) if name in inputs}
+
+
+def _widened(field_ST: torch.Tensor, longest: int) -> torch.Tensor:
+    """A field of TRL's output, filled up with zeros on the right."""
+    return torch.nn.functional.pad(field_ST, (0, longest - field_ST.size(1)))
 
 
 class Evaluation(TypedDict):

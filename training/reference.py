@@ -15,13 +15,13 @@ at; a damaged part is told, ignored and computed again. Several processes share 
 
 import hashlib
 import math
-import os
 import sys
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 import torch
@@ -38,8 +38,8 @@ PART = 512
 """Sequences of a part of the cache."""
 CHUNK = 128
 """Sequences whose prompts are read together; their speeches are then run in the order of their lengths."""
-BATCH_TOKENS = 8_192
-"""Most tokens of a forward pass without gradients, prompts included."""
+BATCH_TOKENS = {True: 2_048, False: 16_384}
+"""Most tokens of a forward pass without gradients, prompts included, on a CPU and elsewhere."""
 
 Batch = dict[str, torch.Tensor]
 """Sequences as tensors. Dimensions: S sequences, T tokens, K prompts, N tokens of a prompt."""
@@ -56,7 +56,7 @@ def log_probs(
     cache: Path,
     model_digest: str,
     autocast: torch.dtype | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
     """The log-probability of every sequence under `model` as it is now, from the cache as far as it is there.
@@ -67,7 +67,7 @@ def log_probs(
     digests = [_digest(tokens.prompts[p], tokens.speeches[s]) for p, s in tokens.sequences]
     folder = cache / hashlib.sha256(f"{model_digest}|{autocast or model.dtype}".encode()).hexdigest()[:24]
     known = _stored(folder)
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     missing = _in_order(tokens, (at for at, digest in enumerate(digests) if digest not in known))
     parts = [missing[start : start + PART] for start in range(0, len(missing), PART)]
     mine = parts[state.process_index :: state.num_processes]
@@ -93,11 +93,12 @@ def score(
     sequences: Sequence[int],
     *,
     autocast: torch.dtype | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[float]:
     """The log-probabilities of some sequences under `model` as it is now, in their order; no gradient, nothing kept."""
     base = base_of(model)
     device = next(base.parameters()).device
+    batch_tokens = batch_tokens or BATCH_TOKENS[device.type == "cpu"]
     share = shares_prompts(model) and min(map(len, tokens.prompts), default=0) > 1
     found: dict[int, float] = {}
     training = model.training
@@ -275,7 +276,7 @@ def _digest(prompt: Sequence[int], speech: Sequence[int]) -> str:
 def _store(folder: Path, digests: list[str], values: list[float]) -> dict[str, float]:
     """Write a part; a reader, or a kill, never sees half of one under its final name."""
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".{os.getpid()}.new"
+    fresh = folder / f".{uuid4().hex}.new"
     pl.DataFrame({"sequence": digests, "log_prob": values}).write_parquet(fresh)
     fresh.replace(folder / f"{sha256_of(fresh)[:24]}.parquet")
     return dict(zip(digests, values, strict=True))

@@ -121,7 +121,7 @@ class Session:
         """Enter what was trained into the registry, and remove the training's folder."""
         settings = self.settings
         frame = metrics(trainer.state.log_history)
-        model = trainer.accelerator.unwrap_model(trainer.model).eval()
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()  # else in bfloat16
         stored = settings.model_dump(mode="json", exclude=NOT_STORED | PLACES)
         with making(settings.out / "adapters") as folder:
             model.save_pretrained(folder)

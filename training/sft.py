@@ -43,7 +43,7 @@ class Settings(Training, cli_prog_name="python -m training.sft"):
     full: bool
     """train all weights; otherwise an adapter"""
     rows: Count
-    """packed rows of max-length tokens a step"""
+    """speeches a step; with packing: rows of max-length tokens"""
     packing: bool = True
     """several speeches a row"""
 

@@ -120,3 +120,12 @@ def find(which: str, method: str, out: Path) -> Path:
             return folder
     hint = near(which, [folder.name for folder in begun])
     raise InputError(f"no training {which!r}; expected a folder under {str(out / 'training')!r}{hint}")
+
+
+def find_same(settings: Training, method: str) -> State | None:
+    """The newest unfinished training with the very same settings, if there is one."""
+    stored = settings.model_dump(mode="json", exclude=NOT_STORED)
+    for folder in sorted((settings.out / "training").glob(f"*-{method}"), reverse=True):
+        if is_file(folder / NAME) and (state := State.read(folder)).settings == stored:
+            return state
+    return None

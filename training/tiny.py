@@ -5,12 +5,13 @@ cores. Some 3.4 million parameters and a byte-level BPE over the train topics an
 nothing of a held-out topic is in it. The chat template is Qwen3's own. Random weights know nothing: `training.sft`
 teaches it the winning speeches first, in full.
 
-One thing departs from the usual: the BPE may merge across blanks, up to a clause's end. What is said again and again
-(a prompt's instructions, a speaker's turns of phrase) then is one token, which halves the length of everything; what
-is new is spelled from parts, as ever.
+One thing departs from the usual: clauses that are said again and again (a prompt's instructions, a speaker's turns of
+phrase) are one token each. That makes everything half as long, so twice as much is learnt in the same time.
 """
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,8 +23,11 @@ VOCABULARY = 4096
 """Tokens, special ones and every byte included."""
 HIDDEN, LAYERS, HEADS, KEY_VALUE_HEADS, HEAD = 256, 4, 4, 2, 64
 CONTEXT = 4096
-CLAUSE = r"[^.!?:;,\n]+[.!?:;,\n]*|[.!?:;,\n]+"
-"""What no token reaches beyond."""
+CLAUSE = re.compile(r"[^.!?:;,\n]+[.!?:;,]")
+OFTEN = 1 / 250
+"""A clause that stands in this share of the texts is one token. With a hundred topics or more, none of one topic is."""
+CLAUSES = 512
+"""Most clauses that are."""
 
 
 def build(texts: Iterable[str], out: Path, *, seed: int) -> Path:
@@ -31,14 +35,16 @@ def build(texts: Iterable[str], out: Path, *, seed: int) -> Path:
 
     Its name is a digest of texts, seed and shape: the same in, the same weights out.
     """
-    texts = sorted(set(texts))
-    shape = (VOCABULARY, HIDDEN, LAYERS, HEADS, KEY_VALUE_HEADS, HEAD, CONTEXT, CLAUSE)
+    texts = sorted(texts)
+    shape = (VOCABULARY, HIDDEN, LAYERS, HEADS, KEY_VALUE_HEADS, HEAD, CONTEXT, CLAUSE.pattern, OFTEN, CLAUSES)
     folder = out / f"tiny-{content_id(seed, shape, *texts)}"
     if (folder / "built.json").exists():
         return folder
     with extra():
         import torch
         from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+        from transformers.utils.logging import disable_progress_bar
+    disable_progress_bar()
     tokenizer = _tokenizer(texts)
     config = Qwen3Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
@@ -70,22 +76,20 @@ def _tokenizer(texts: list[str]) -> Tokenizer:
     with extra():
         import tokenizers
         import trl
-        from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+        from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
         from transformers import PreTrainedTokenizerFast
+    clauses = often(texts)
     bpe = tokenizers.Tokenizer(models.BPE())
-    clauses = pre_tokenizers.Split(Regex(CLAUSE), behavior="isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [clauses, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 2,
+        vocab_size=VOCABULARY - 2 - len(clauses),
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
+    bpe.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>", *clauses)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
@@ -96,3 +100,10 @@ def _tokenizer(texts: list[str]) -> Tokenizer:
     template = Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"
     tokenizer.chat_template = template.read_text(encoding="utf-8")
     return tokenizer
+
+
+def often(texts: list[str]) -> list[str]:
+    """The clauses of two words or more that many texts hold, those first that save most."""
+    held = Counter(clause for text in texts for clause in set(CLAUSE.findall(text)) if " " in clause)
+    frequent = [clause for clause, count in held.items() if count >= max(2, OFTEN * len(texts))]
+    return sorted(frequent, key=lambda clause: (-held[clause] * clause.count(" "), clause))[:CLAUSES]

@@ -1,0 +1,406 @@
+"""`python -m training.loop`: the whole circle. Play, pair, train, re-enter, play again; n rounds, then the proof.
+
+    play     contestants debate the train topics, and the judge decides
+    teach    a policy learns the winning speeches (`training.sft`); in the first round only
+    prefer   an adapter over it learns what won against what lost (`training.dpo`), in each round from the latest play
+    prove    the last policy plays the taught one, its parent, on the sealed test topics, on both sides, once
+
+In every later play the policies sit among the same opponents, so their ratings can be followed by round. By default
+all is offline: simulated opponents, the rules judge, a tiny policy. Settings were chosen on held-back train topics; the
+test topics are looked at in the last stage alone, and each such look is written down.
+
+Every stage is recorded when it is done and nothing is done twice: a loop that was stopped, however, goes on with
+`--resume`, within a debate or a training too.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import polars as pl
+from pydantic import Field, ValidationError
+
+import runs
+from arena import run as arena
+from arena.models import extra
+from runs import NEWEST, OUT, adapters
+from runs.files import replace_text
+from runs.journal import StorageError
+from runs.ratings import leaderboard
+from runs.run import folders
+from runs.settings import Command, explain, parse, peek
+from runs.spec import Spec
+from runs.statistics import Estimate, rate
+from runs.tables import is_sealed
+from topics.errors import InputError, command, is_file, near
+from training import dpo, sft
+from training.recipe import TINY, Count, table
+from training.state import State, find_same
+
+NAME = "loop.json"
+PARENT = "taught"
+
+
+class Settings(Command, cli_prog_name="python -m training.loop"):
+    """Play, train on the outcomes, re-enter, play again; then prove it on the sealed topics."""
+
+    rounds: Annotated[int, Field(ge=1, le=100)] = 1
+    """of play and training"""
+    recipe: str = TINY
+    """tiny | persuade | a .toml file"""
+    base: str | None = None
+    """a model to start from (default: a tiny one)"""
+    roster: Path | None = None
+    """opponents and judges (default: six simulated)"""
+    judge: str = "rules"
+    """who decides"""
+    format: str
+    """the slots: a name, or a .toml file"""
+    topics: str = "train"
+    """what is played and learnt from"""
+    prove_on: str = "test"
+    """what the proof is played on"""
+    limit: Count | None = None
+    """debates of the first play (default: every pair, both sides)"""
+    again: Count
+    """debates per topic when the policies have joined"""
+    temperature: Annotated[float, Field(ge=0, le=10)]
+    """of the policies when they play"""
+    seed: int = 0
+    """everything is drawn from it"""
+    out: Path = OUT
+    """where runs and adapters are made"""
+    resume: str | None = None
+    """go on with a loop (default: the newest unfinished)"""
+    config: Path | None = None
+    """settings from a TOML file"""
+    dry_run: bool = False
+    """say what would be done, and write nothing"""
+
+
+NOT_STORED = {"resume", "config", "dry_run", "out"}
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """A loop under way: its folder, and what its stages came to."""
+
+    folder: Path
+    settings: Settings
+    done: dict[str, str]
+    """By stage: the id of the run or the adapter."""
+    seconds: dict[str, float]
+
+    @classmethod
+    def begin(cls, settings: Settings) -> "Loop":
+        """A new loop under `settings.out`."""
+        folder = settings.out / "loops" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        loop = cls(folder=folder, settings=settings, done={}, seconds={})
+        try:
+            folder.mkdir(parents=True)
+            loop.save()
+        except OSError as error:
+            what = f"cannot write to {str(settings.out)!r} ({error.strerror})"
+            raise InputError(f"{what}; name another folder with --out") from None
+        return loop
+
+    @classmethod
+    def read(cls, folder: Path, out: Path) -> "Loop":
+        """A loop that was begun."""
+        try:
+            body = json.loads((folder / NAME).read_text(encoding="utf-8"))
+            settings = Settings.model_validate(body["settings"] | {"out": out})
+            return cls(folder=folder, settings=settings, done=dict(body["done"]), seconds=dict(body["seconds"]))
+        except ValidationError as error:
+            raise InputError(f"{str(folder)!r} cannot be resumed: {explain(error)}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{str(folder)!r} cannot be read as a loop ({type(error).__name__})") from None
+
+    def save(self) -> None:
+        stored = self.settings.model_dump(mode="json", exclude=NOT_STORED)
+        body = {"settings": stored, "done": self.done, "seconds": self.seconds}
+        replace_text(self.folder / NAME, json.dumps(body, indent=1) + "\n")
+
+    def stage(self, name: str, what: str, work: Callable[[], str]) -> str:
+        """Do a stage, unless it was done; `work` gives the id of what it made."""
+        if name not in self.done:
+            print(f"\n== {name}: {what}", file=sys.stderr, flush=True)
+            started = perf_counter()
+            self.done[name] = work()
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
+            self.save()
+        return self.done[name]
+
+    @property
+    def finished(self) -> bool:
+        return "prove" in self.done
+
+    # ── stages ───────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        """Every stage that is still owed."""
+        settings = self.settings
+        first = {"limit": settings.limit} if settings.limit else {}
+        played = self.stage("play 1", f"opponents on {settings.topics}", lambda: self.play(settings.topics, {}, first))
+        parent = self.stage("teach", "a policy learns what won", lambda: self.teach(played))
+        policies = {PARENT: parent}
+        for number in range(1, settings.rounds + 1):
+            newest = list(policies.values())[-1]
+            child = self.stage(
+                f"prefer {number}",
+                "an adapter learns what won against what lost",
+                lambda run=played, base=newest: self.prefer(run, base),  # type: ignore[misc]
+            )
+            policies[f"round-{number}"] = child
+            played = self.stage(
+                f"play {number + 1}",
+                f"the policies join on {settings.topics}",
+                lambda seated=dict(policies): self.play(  # type: ignore[misc]
+                    settings.topics, seated, {"matches": settings.again}
+                ),
+            )
+        pair = {PARENT: parent, f"round-{settings.rounds}": policies[f"round-{settings.rounds}"]}
+        self.stage(
+            "prove",
+            f"{' against '.join(reversed(pair))} on {settings.prove_on}",
+            lambda: self.play(settings.prove_on, pair, {}, alone=True),
+        )
+
+    def play(self, topics: str, policies: Mapping[str, str], options: Mapping[str, Any], alone: bool = False) -> str:
+        """Play a run, or go on with it; its id."""
+        roster = self.folder / f"{'prove' if alone else f'play-{len(policies)}'}.toml"
+        replace_text(roster, self.roster(policies, alone=alone))
+        asked = arena.Settings.model_validate(
+            {
+                "topics": topics,
+                "roster": roster,
+                "judges": [self.settings.judge],
+                "format": self.settings.format,
+                "seed": self.settings.seed,
+                "out": self.settings.out,
+                **options,
+            }
+        )
+        spec, _ = arena.resolve(asked)
+        begun = [folder for folder in folders(self.settings.out) if folder.name > self.folder.name]
+        same = [folder for folder in begun if Spec.read(folder).digest == spec.digest]
+        if same and is_sealed(same[0]):
+            return same[0].name
+        if same:
+            asked = arena.Settings.model_validate({"resume": str(same[0]), "out": self.settings.out})
+        result = arena.run(asked)
+        if not result.sealed:
+            raise Stopped
+        return result.folder.name
+
+    def roster(self, policies: Mapping[str, str], *, alone: bool) -> str:
+        """A roster file: the opponents, unless the policies are to be alone, and the policies."""
+        known = self.settings.roster or rosters_default()
+        text = "" if alone else known.read_text(encoding="utf-8")
+        for name, adapter in policies.items():
+            text += (
+                f'\n[[contestants]]\nname = "{name}"\nkind = "local"\nadapter = "{adapter}"\nfamily = "policy"\n'
+                f"temperature = {self.settings.temperature}\n"
+            )
+        return text
+
+    def teach(self, run: str) -> str:
+        values = table(self.settings.recipe, "sft") | self.shared(run) | {"base": self.settings.base}
+        return self.trained(sft.Settings.model_validate(values), "sft", sft.run)
+
+    def prefer(self, run: str, base: str) -> str:
+        values = table(self.settings.recipe, "dpo") | self.shared(run) | {"base": base}
+        return self.trained(dpo.Settings.model_validate(values), "dpo", dpo.run)
+
+    def shared(self, run: str) -> dict[str, Any]:
+        settings = self.settings
+        folder = settings.out / run
+        return {"from_run": str(folder), "judge": settings.judge, "seed": settings.seed, "out": settings.out} | {
+            "recipe": settings.recipe
+        }
+
+    def trained(self, settings: Any, method: str, train: Callable[[Any, State | None], Any]) -> str:
+        """Train, or go on with a training of the very same settings."""
+        adapter = train(settings, find_same(settings, method))
+        if adapter is None:
+            raise Stopped
+        return str(adapter.id)
+
+
+class Stopped(Exception):
+    """A stage was interrupted; what it has is kept."""
+
+
+def rosters_default() -> Path:
+    """The roster that the arena seats by default."""
+    from arena.roster import DEFAULT
+
+    return DEFAULT
+
+
+# ── what came of it ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The last policy against its parent on topics that nothing was chosen on."""
+
+    child: str
+    win_rate: Estimate
+    debates: int
+    wins: int
+    losses: int
+    ties: int
+    topics: int
+    void: int
+
+
+def proof(folder: Path, judge: str, child: str) -> Proof:
+    """How often `child` won; a tie is half a win, the topic is the unit."""
+    tables = runs.load(folder)
+    debates = tables.debates.collect()
+    verdicts = tables.verdicts.filter(judge=judge).collect()
+    decided = debates.join(verdicts, on="debate_id").filter(pl.col("winner").is_in(["for", "against", "tie"]))
+    side = pl.when(pl.col("for_contestant") == child).then(pl.lit("for")).otherwise(pl.lit("against"))
+    score = pl.when(pl.col("winner") == "tie").then(0.5).otherwise((pl.col("winner") == side).cast(pl.Float64))
+    scores = decided.select("topic_id", score=score)
+    return Proof(
+        child=child,
+        win_rate=rate(scores["score"].to_list(), scores["topic_id"].to_list()),
+        debates=scores.height,
+        wins=int((scores["score"] == 1).sum()),
+        losses=int((scores["score"] == 0).sum()),
+        ties=int((scores["score"] == 0.5).sum()),
+        topics=scores["topic_id"].n_unique(),
+        void=debates.filter(status="void").height,
+    )
+
+
+def ratings(loop: Loop) -> pl.DataFrame:
+    """`round`, `contestant`, `rating`, `low`, `high` of every contestant in every play on the train topics."""
+    frames = []
+    for number in range(1, loop.settings.rounds + 2):
+        tables = runs.load(loop.settings.out / loop.done[f"play {number}"])
+        verdicts = tables.verdicts.filter(judge=loop.settings.judge).collect()
+        board = leaderboard(tables.debates.collect(), verdicts, judge=loop.settings.judge)
+        rows = board.frame.select("contestant", "rating", "low", "high", "debates")
+        frames.append(rows.with_columns(round=pl.lit(number - 1)))
+    return pl.concat(frames)
+
+
+def picture(frame: pl.DataFrame, path: Path) -> None:
+    """Ratings by round, with their intervals."""
+    import altair
+
+    shown = frame.filter(pl.col("rating").is_not_null())
+    base = altair.Chart(shown).encode(
+        x=altair.X("round:O", title="round (0: before any training)"), color=altair.Color("contestant:N")
+    )
+    y = altair.Y("rating:Q", scale=altair.Scale(zero=False))
+    bars = base.mark_rule().encode(y=altair.Y("low:Q", scale=altair.Scale(zero=False), title="rating"), y2="high:Q")
+    (base.mark_line(point=True).encode(y=y) + bars).properties(width=420, height=300).save(str(path))
+
+
+def report(loop: Loop) -> str:
+    """What the loop did, and where everything lies; the picture and the tables are written beside it."""
+    out, settings = loop.settings.out, loop.settings
+    frame = ratings(loop)
+    frame.write_parquet(loop.folder / "ratings.parquet")
+    picture(frame, loop.folder / "ratings.svg")
+    lines = [f"{'stage':10} {'seconds':>8}  made"]
+    lines += [f"{name:10} {loop.seconds[name]:8.0f}  {made}" for name, made in loop.done.items()]
+    lines += ["", f"{'round':>5}  {'contestant':12} {'rating':>7}   95 % interval  debates"]
+    for row in frame.iter_rows(named=True):
+        known = row["rating"] is not None
+        value = f"{row['rating']:7.0f}" if known else f"{'-':>7}"
+        bounds = f"{row['low']:6.0f} to {row['high']:6.0f}" if known and row["low"] is not None else " " * 16
+        lines.append(f"{row['round']:5}  {row['contestant']:12} {value}   {bounds}  {row['debates']:7,}")
+    lines += ["", *policies(loop)]
+    found = proof(out / loop.done["prove"], settings.judge, f"round-{settings.rounds}")
+    sure = found.win_rate
+    interval = f"[{sure.low:.3f}, {sure.high:.3f}]" if sure.low is not None else "(no interval)"
+    counts = f"{found.wins} won, {found.losses} lost, {found.ties} tied, {found.void} void; {found.topics} topics"
+    told = f"{sure.value:.3f} {interval}" if sure.value is not None else "nothing decided"
+    lines += [f"{found.child} against {PARENT} on {settings.prove_on}: win rate {told} ({counts})"]
+    text = "\n".join(lines)
+    replace_text(loop.folder / "report.txt", text + "\n")
+    return text
+
+
+def policies(loop: Loop) -> list[str]:
+    """A line a policy: what the checks on held-back train topics found."""
+    lines = []
+    for name, made in loop.done.items():
+        if name == "teach" or name.startswith("prefer"):
+            entry = adapters.find(made, loop.settings.out / "adapters")
+            found = ", ".join(f"{key} {value:.4g}" for key, value in entry.metrics.items() if isinstance(value, float))
+            lines.append(f"{name:10} {made}: {found} (held-back train topics)")
+    return [*lines, ""]
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """The command line; see `--help`."""
+    words = sys.argv[1:] if argv is None else argv
+    recipe = peek(words, "recipe")["recipe"] or TINY
+    settings = parse(Settings, argv, optional={"resume": NEWEST}, defaults=table(recipe, "loop"))
+    if settings.dry_run:
+        return _dry_run(settings)
+    with extra():
+        import torch  # noqa: F401
+    loop = _resumed(settings) if settings.resume is not None else Loop.begin(settings)
+    try:
+        loop.run()
+    except (Stopped, StorageError, KeyboardInterrupt) as error:
+        if str(error):
+            print(f"error: {error}", file=sys.stderr)
+        print(f"stopped; go on with: python -m training.loop --resume {loop.folder}", file=sys.stderr)
+        return 1
+    print(report(loop))
+    print(f"\nwrote {loop.folder}: {', '.join(sorted(path.name for path in loop.folder.iterdir()))}")
+    print(f"next:  python -m runs.show {loop.settings.out / loop.done['prove']}")
+    return 0
+
+
+def _resumed(settings: Settings) -> Loop:
+    """The loop that `--resume` names: a folder, its name, or the newest unfinished one."""
+    which, out = str(settings.resume), settings.out
+    begun = sorted((path.parent for path in (out / "loops").glob(f"*/{NAME}")), reverse=True)
+    if which == NEWEST:
+        for folder in begun:
+            if not (loop := Loop.read(folder, out)).finished:
+                return loop
+        raise InputError(f"no unfinished loop under {str(out / 'loops')!r}; start one without --resume")
+    for folder in (Path(which), out / "loops" / which):
+        if is_file(folder / NAME):
+            return Loop.read(folder, folder.parent.parent)
+    hint = near(which, [folder.name for folder in begun])
+    raise InputError(f"no loop {which!r}; expected a folder under {str(out / 'loops')!r}{hint}")
+
+
+def _dry_run(settings: Settings) -> int:
+    """Say what a loop would do."""
+    spec, topics = arena.resolve(
+        arena.Settings.model_validate(
+            {"topics": settings.topics, "roster": settings.roster, "judges": [settings.judge]}
+            | {"format": settings.format, "seed": settings.seed, "out": settings.out, "limit": settings.limit}
+        )
+    )
+    debates = len(arena.scheduled(spec))
+    print(f"play 1: {debates:,} debates on {len(topics)} topics, {len(spec.contestants)} contestants")
+    print(f"teach: {settings.base or 'a tiny base'} learns what won; recipe {settings.recipe}")
+    for number in range(1, settings.rounds + 1):
+        print(f"prefer {number}: an adapter learns what won against what lost")
+        print(f"play {number + 1}: {settings.again * len(topics):,} debates, {number + 1} policies among the opponents")
+    print(f"prove: the last policy against the taught one on {settings.prove_on}, both sides")
+    print("nothing was written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
