@@ -1,29 +1,42 @@
 """The roster: who can be seated and who can judge, from a TOML file.
 
-`[[contestants]]` of kind `simulated` and `[[judges]]` are known; a judge's settings beyond `name` and `kind` are
-handed to its class. Without a roster file, `arena/rosters/default.toml` seats six simulated contestants.
+`[[contestants]]` of kind `simulated` (`arena/simulated.py`) and `local` (`arena/local.py`) are known, the latter
+without its `kind` where it names an adapter; a judge's settings beyond `name` and `kind` are handed to its class.
+Without a roster file, `arena/rosters/default.toml` seats six simulated contestants.
+
+An entry is what a file says. `resolved` is the same with everything looked up, as a run stores it, and `seats` are
+those who speak. A further kind is a model here, and a branch in each of the two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from arena.contestants import Name
+from arena import local
+from arena.contestants import Contestant, Name
+from arena.local import Local
 from arena.simulated import Simulated
 from runs.settings import read_toml
 from topics.errors import InputError, near
 
 DEFAULT = Path(__file__).parent / "rosters" / "default.toml"
-KINDS = ("simulated",)
+KINDS = ("simulated", "local")
 
 
 def _known_kind(value: Any) -> Any:
-    kind = value.get("kind", "endpoint") if isinstance(value, dict) else None
-    if kind is not None and kind not in KINDS:
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("kind", "local" if "adapter" in value else "endpoint")
+    if kind not in KINDS:
         raise ValueError(f"kind {kind!r} cannot be seated; expected kind = {' or '.join(map(repr, KINDS))}")
-    return value
+    return value | {"kind": kind}
+
+
+Entry = Annotated[Simulated | Local, Field(discriminator="kind")]
+"""One `[[contestants]]`."""
 
 
 class JudgeEntry(BaseModel):
@@ -40,7 +53,7 @@ class Roster(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    contestants: tuple[Annotated[Simulated, BeforeValidator(_known_kind)], ...] = ()
+    contestants: tuple[Annotated[Entry, BeforeValidator(_known_kind)], ...] = ()
     judges: tuple[JudgeEntry, ...] = ()
 
 
@@ -58,7 +71,7 @@ def load(path: Path | None = None) -> Roster:
     return roster
 
 
-def seated(roster: Roster, names: Sequence[str] | None) -> tuple[Simulated, ...]:
+def seated(roster: Roster, names: Sequence[str] | None) -> tuple[Simulated | Local, ...]:
     """The contestants of a run: all of the roster, or those named; at least two."""
     known = {contestant.name: contestant for contestant in roster.contestants}
     if names is not None:
@@ -73,7 +86,22 @@ def seated(roster: Roster, names: Sequence[str] | None) -> tuple[Simulated, ...]
     return tuple(known.values())
 
 
+def resolved(entry: Simulated | Local, out: Path) -> dict[str, Any]:
+    """An entry as a run under `out` stores it: whatever it names has been looked up and checked, nothing is loaded."""
+    return (entry.resolved(out) if isinstance(entry, Local) else entry).model_dump()
+
+
+@contextmanager
+def seats(stored: Iterable[dict[str, Any]], out: Path) -> Iterator[dict[str, Contestant]]:
+    """Who speaks, by name, from resolved entries; what they hold (models, threads) goes with the block."""
+    entries = Roster.model_validate({"contestants": tuple(stored)}).contestants
+    seats: dict[str, Contestant] = {entry.name: entry for entry in entries if isinstance(entry, Simulated)}
+    with local.seated([entry for entry in entries if isinstance(entry, Local)], out) as locals_:
+        yield seats | locals_
+
+
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = " ".join(f"number {part + 1}" if isinstance(part, int) else str(part) for part in first["loc"])
+    parts = [part for part in first["loc"] if part not in KINDS]
+    where = " ".join(f"number {part + 1}" if isinstance(part, int) else str(part) for part in parts)
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,11 +27,11 @@ import runs
 import topics as catalogue
 from arena import format as formats
 from arena import roster as rosters
+from arena.contestants import Contestant
 from arena.engine import Engine, Progress
 from arena.progress import shown
 from arena.roster import Roster
 from arena.schedule import schedule
-from arena.simulated import Simulated
 from judges import Judge
 from runs import NEWEST, OUT, Run
 from runs.journal import StorageError
@@ -93,12 +94,13 @@ class Result:
 NOT_STORED = {"resume", "config", "dry_run", "out"}
 
 
-def resolve(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[Topic]]:
+def resolve(settings: Settings, stored: Spec | None = None, out: Path | None = None) -> tuple[Spec, list[Topic]]:
     """The spec that `settings` come to, and its topics, with everything that is named looked up.
 
-    What was not given is taken from a `stored` spec; where that covers the topics, they are not looked up.
+    What was not given is taken from a `stored` spec; where that covers the topics, they are not looked up. `out` is
+    where the run lies or will lie, adapters beside it (default: as in the settings).
     """
-    given = settings.model_fields_set
+    given, out = settings.model_fields_set, out or settings.out
     stated = settings.model_dump(mode="json", exclude=NOT_STORED, exclude_unset=stored is not None)
     if stored is not None:
         stated = stored.settings | stated
@@ -117,7 +119,7 @@ def resolve(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[
         opener=settings.opener or slots[0].side,
         matches=settings.matches,
         replicates=settings.replicates,
-        contestants=tuple(c.model_dump() for c in sorted(seated, key=lambda c: c.name)),
+        contestants=tuple(rosters.resolved(c, out) for c in sorted(seated, key=lambda c: c.name)),
         judges=tuple(_judge_entries(settings.judges, roster)),
         settings=stated,
     )
@@ -169,11 +171,11 @@ def run(settings: Settings) -> Result:
 
     Raises `InputError` for wrong input, and `StorageError` where the run cannot be written.
     """
-    with _open(settings) as held:
+    with _opened(settings) as (held, seats):
         engine = Engine(
             held,
             scheduled(held.spec, begun=held.journal.statuses()),
-            {entry["name"]: Simulated.model_validate(entry) for entry in held.spec.contestants},
+            seats,
             make_judges(held.spec.judges),
             concurrency=held.spec.settings.get("concurrency", 64),
         )
@@ -188,27 +190,30 @@ def run(settings: Settings) -> Result:
         return Result(folder=held.folder, sealed=finished, progress=engine.progress, rows=rows)
 
 
-def _open(settings: Settings) -> Run:
-    """A new run, or the one to go on with, its stored spec compared with what was given."""
+@contextmanager
+def _opened(settings: Settings) -> Iterator[tuple[Run, dict[str, Contestant]]]:
+    """A new run, or the one to go on with, its stored spec compared with what was given; and its contestants.
+
+    They are seated first: whoever cannot be is refused before anything is written.
+    """
     if settings.resume is None:
         spec, topics = resolve(settings)
         _fed_back(settings.config, spec)
-        next(_schedule(spec))  # refuses what cannot be scheduled before anything is written
-        return Run.create(spec, topics, settings.out)
+        next(_schedule(spec))  # refuses what cannot be scheduled
+        with rosters.seats(spec.contestants, settings.out) as seats, Run.create(spec, topics, settings.out) as held:
+            yield held, seats
+        return
     folder = runs.find(settings.resume, out=settings.out, sealed=False)
-    held = Run.resume(folder)
-    try:
-        spec, _ = resolve(settings, held.spec)
+    with Run.resume(folder) as held:
+        spec, _ = resolve(settings, held.spec, folder.parent)
         if different := held.spec.differences(spec):
             raise InputError(
                 f"{str(folder)!r} was started with another {', '.join(different)}; "
                 f"resume it without these settings, or start a new run without --resume"
             )
-        held.keep(spec)
-    except BaseException:
-        held.close()
-        raise
-    return held
+        with rosters.seats(spec.contestants, folder.parent) as seats:
+            held.keep(spec)
+            yield held, seats
 
 
 def _fed_back(config: Path | None, spec: Spec) -> None:
@@ -304,7 +309,8 @@ def _dry_run(settings: Settings) -> int:
     votes = sum(len(judge.orders) * judge.samples for judge in make_judges(spec.judges))
     topic_count = f"{len({match.topic_id for match in matches})} of {len(topics)} topics"
     print(f"{len(matches):,} debates on {topic_count}, {len(spec.contestants)} contestants, seed {spec.seed}")
-    print(f"{len(matches) * len(spec.format):,} turns, {len(matches) * votes:,} votes; simulated, so no cost")
+    kinds = " and ".join(sorted({contestant["kind"] for contestant in spec.contestants}))
+    print(f"{len(matches) * len(spec.format):,} turns, {len(matches) * votes:,} votes; {kinds}, so no cost")
     print(f"would write a new folder under {settings.out}; nothing was written. To play: the same without --dry-run")
     return 0
 

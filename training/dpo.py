@@ -13,6 +13,7 @@ tiny one is taught first. Under `accelerate launch -m training.dpo` several proc
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
