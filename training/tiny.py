@@ -80,7 +80,8 @@ def _tokenizer(texts: list[str]) -> Tokenizer:
         from transformers import PreTrainedTokenizerFast
     clauses = often(texts)
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    lines = pre_tokenizers.Split("\n", behavior="isolated")  # else a prompt's last token may change with the answer
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([lines, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - 2 - len(clauses),
