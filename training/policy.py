@@ -114,6 +114,7 @@ def load(begin: Start, settings: Training, *, full: bool) -> Model:
         return model
     adapters.check_base(begin.adapter, begin.source)
     model = attach(model, begin.adapter)
+    model.peft_config["default"].base_model_name_or_path = begin.source  # PEFT looks there when it saves, or on the hub
     for name, parameter in model.named_parameters():
         parameter.requires_grad = ".lora_" in name
     return model

@@ -50,13 +50,19 @@ FIXED: dict[str, Any] = {
 """Settings of TRL that a plan takes over: what they say elsewhere is in the plan, or is not done at all here."""
 PASS_TOKENS = {True: 128, False: 4_096}
 """What one more forward and backward pass costs, in tokens, on a CPU and elsewhere: less padding is not worth it."""
-SHARED_PROMPT = 64
+SHARED_PROMPT = 16
 """Least tokens of a prompt that is read once for all its speeches."""
 
 
 def settings(**given: Any) -> DPOConfig:
     """A `DPOConfig` for a `PreferenceTrainer`: what is given, and what a plan takes over."""
-    return DPOConfig(**given | FIXED)
+    _refuse({name: given[name] for name in FIXED.keys() & given.keys()})
+    return DPOConfig(**{"dataloader_pin_memory": torch.cuda.is_available()} | given | FIXED)
+
+
+def _refuse(given: dict[str, Any]) -> None:
+    if wrong := {name: value for name, value in given.items() if value != FIXED[name]}:
+        raise ValueError(f"{wrong}: a plan takes these over; make the arguments with training.preference.settings")
 
 
 class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
@@ -75,8 +81,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
         callbacks: list[TrainerCallback] | None = None,
         shared_prompt: int | None = SHARED_PROMPT,
     ) -> None:
-        if wrong := {name: getattr(args, name) for name, value in FIXED.items() if getattr(args, name) != value}:
-            raise ValueError(f"{wrong} is not what a plan needs; make the arguments with training.preference.settings")
+        _refuse({name: getattr(args, name) for name in FIXED})
         if args.ld_alpha is not None:
             raise ValueError("ld_alpha: the reference of LD-DPO depends on the pair, not on the sequence alone")
         if peft_config is None and not hasattr(model, "peft_config"):

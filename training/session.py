@@ -96,15 +96,14 @@ class Session:
         if watch.stopped is not None and not watch.tripped:
             print(f"stopped, {watch.stopped}; {self.go_on('go on with')}", file=sys.stderr)
             return None
-        if watch.tripped:
-            self.go_back(trainer, str(watch.stopped))
-        return self.register(trainer, watch)
+        kept = self.go_back(trainer, str(watch.stopped)) if watch.tripped else trainer.state.global_step
+        return self.register(trainer, watch, kept)
 
     def go_on(self, how: str) -> str:
         return f"{how}: python -m training.{self.state.method} --resume {shlex.quote(str(self.state.folder))}"
 
-    def go_back(self, trainer: Any, why: str) -> None:
-        """Put back the weights of the last good checkpoint."""
+    def go_back(self, trainer: Any, why: str) -> int:
+        """Put back the weights of the last good checkpoint; its step."""
         good = self.state.checkpoint
         if good is None:
             shutil.rmtree(self.state.folder, ignore_errors=True)
@@ -116,9 +115,10 @@ class Session:
             set_peft_model_state_dict(trainer.model, load_file(good / LORA[1]))
         else:
             trainer.model.load_state_dict(load_file(good / "model.safetensors"), strict=False)
+        return int(good.name.rpartition("-")[2])
 
-    def register(self, trainer: Any, watch: Watch) -> Adapter:
-        """Enter what was trained into the registry, and remove the training's folder."""
+    def register(self, trainer: Any, watch: Watch, step: int) -> Adapter:
+        """Enter what stands after `step` into the registry, and remove the training's folder."""
         settings = self.settings
         frame = metrics(trainer.state.log_history)
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()  # else in bfloat16
@@ -146,22 +146,18 @@ class Session:
                 pairs=self.state.digests.get("pairs"),
                 run=find(settings.from_run, sealed=True).name,
                 judge=self.heard.judge,
-                metrics=last(frame) | ({"stopped": watch.stopped} if watch.stopped else {}),
+                metrics=found(frame, step) | ({"stopped": watch.stopped} if watch.stopped else {}),
                 out=settings.out / "adapters",
             )
         self.state.remove()
         return adapter
 
 
-def last(frame: pl.DataFrame) -> dict[str, float | int | str]:
-    """What the last check found, and how many steps it took."""
-    checked = frame.filter(pl.col("perplexity").is_not_null())
-    if not checked.height:
-        return {}
-    row = checked.row(-1, named=True)
+def found(frame: pl.DataFrame, step: int) -> dict[str, float | int | str]:
+    """What the check at `step` found."""
+    row = frame.row(by_predicate=pl.col("step") == step, named=True)
     names = ("accuracy", "accuracy_low", "accuracy_high", "margin", "perplexity")
-    found = {name: round(row[name], 6) for name in names if row[name] is not None}
-    return found | {"steps": row["step"]}
+    return {name: round(row[name], 6) for name in names if row[name] is not None} | {"steps": step}
 
 
 def silence(trainer: Any) -> None:

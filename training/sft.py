@@ -135,11 +135,12 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
 
 def fit(session: Any, data: Demonstrations) -> Adapter | None:
     """Train and register."""
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from trl import SFTConfig, SFTTrainer
 
     from training.reference import score
 
+    disable_progress_bars()
     settings: Settings = session.settings
     model = policy.load(session.begin, settings, full=settings.full)
     arguments = session.arguments() | {
