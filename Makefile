@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+LOOP ?=
+
+.PHONY: demo loop test check bench clean
 
 demo: $(READY)  ## six simulated contestants debate all 200 train topics; ends with the leaderboard
 	$(BIN)/python -m arena.run --topics train
 
+loop: $(READY)  ## the whole circle: play, teach, prefer, play again, prove; LOOP="--seed 1" gives it flags
+	HF_HUB_OFFLINE=1 $(BIN)/python -m training.loop $(LOOP)
+
 test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 check: $(READY)  ## lint, format, types, layers, the seal
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ import polars as pl
 from pydantic import Field, ValidationError
 
 import runs
+import topics as catalogue
 from arena import run as arena
 from arena.models import extra
 from runs import NEWEST, OUT, adapters
@@ -37,7 +38,7 @@ from runs.settings import Command, explain, parse, peek
 from runs.spec import Spec
 from runs.statistics import Estimate, rate
 from runs.tables import is_sealed
-from topics.errors import InputError, command, is_file, near
+from topics.errors import InputError, command, is_file, near, one_line
 from training import dpo, sft
 from training.recipe import TINY, Count, table
 from training.state import State, find_same
@@ -129,7 +130,7 @@ class Loop:
     def stage(self, name: str, what: str, work: Callable[[], str]) -> str:
         """Do a stage, unless it was done; `work` gives the id of what it made."""
         if name not in self.done:
-            print(f"\n== {name}: {what}", file=sys.stderr, flush=True)
+            print(f"\n== {name}: {one_line(what, 100)}", file=sys.stderr, flush=True)
             started = perf_counter()
             self.done[name] = work()
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
@@ -326,10 +327,19 @@ def report(loop: Loop) -> str:
     interval = f"[{sure.low:.3f}, {sure.high:.3f}]" if sure.low is not None else "(no interval)"
     counts = f"{found.wins} won, {found.losses} lost, {found.ties} tied, {found.void} void; {found.topics} topics"
     told = f"{sure.value:.3f} {interval}" if sure.value is not None else "nothing decided"
-    lines += [f"{found.child} against {PARENT} on {settings.prove_on}: win rate {told} ({counts})"]
+    lines += [f"{found.child} against {PARENT} on {one_line(settings.prove_on, 60)}: win rate {told} ({counts})"]
+    if looked := looks(out, out / loop.done["prove"]):
+        lines.append(f"note: the proof looked at held-out topics; runs under {out} that did: {looked}")
     text = "\n".join(lines)
     replace_text(loop.folder / "report.txt", text + "\n")
     return text
+
+
+def looks(out: Path, run: Path) -> int:
+    """How many runs under `out` were played on held-out topics; 0 where `run` was not one of them."""
+    held_out = {topic.topic_id for topic in catalogue.load("test")}
+    looked = [folder for folder in folders(out) if held_out & set(Spec.read(folder).topics)]
+    return len(looked) if run.name in {folder.name for folder in looked} else 0
 
 
 def policies(loop: Loop) -> list[str]:
