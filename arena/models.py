@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from arena.prompting import Message
@@ -47,6 +48,26 @@ def extra() -> Iterator[None]:
         raise InputError(
             f"{error.name} is not installed; models in this process need the extra 'train': pip install -e '.[train]'"
         ) from None
+
+
+def keep_memory() -> None:
+    """On a CPU with glibc: keep freed memory in the process, which else is cleared anew for every large tensor.
+
+    It halves the time of training a small model. Elsewhere nothing is done.
+    """
+    import ctypes
+
+    import torch
+
+    if not torch.cuda.is_available() and sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28)):
+                mallopt(option, value)
+
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+"""Names of glibc's malloc.h."""
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -86,6 +107,7 @@ def load_model(source: str, *, dtype: Dtype = "float32", four_bit: bool = False)
     model = _loaded(AutoModelForCausalLM, source, **options)
     if four_bit:
         _keep_gradients(model)
+    keep_memory()
     if torch.cuda.is_available() and not four_bit:
         model = model.to("cuda")
     return model.eval()

@@ -195,9 +195,10 @@ def reference_digest(begin: Start, settings: Settings) -> str:
 
 def processes() -> int:
     """How many processes share the training."""
+    import torch
     from accelerate import PartialState
 
-    return int(PartialState().num_processes)
+    return int(PartialState(cpu=not torch.cuda.is_available()).num_processes)
 
 
 def planned(made: Data, settings: Settings) -> list[MicroBatch]:

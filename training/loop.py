@@ -283,28 +283,44 @@ def proof(folder: Path, judge: str, child: str) -> Proof:
 
 
 def ratings(loop: Loop) -> pl.DataFrame:
-    """`round`, `contestant`, `rating`, `low`, `high` of every contestant in every play on the train topics."""
+    """Every contestant's rating in every play on the train topics, with its interval and its record.
+
+    `round`, `among` (`all`, or `policies`: their debates with each other alone), `contestant`, `rating`, `low`, `high`
+    (null where somebody lost to all others, say), `wins`, `losses`, `ties`.
+    """
     frames = []
     for number in range(1, loop.settings.rounds + 2):
         tables = runs.load(loop.settings.out / loop.done[f"play {number}"])
+        debates = tables.debates.collect()
         verdicts = tables.verdicts.filter(judge=loop.settings.judge).collect()
-        board = leaderboard(tables.debates.collect(), verdicts, judge=loop.settings.judge)
-        rows = board.frame.select("contestant", "rating", "low", "high", "debates")
-        frames.append(rows.with_columns(round=pl.lit(number - 1)))
+        seated = [PARENT, *(f"round-{n}" for n in range(1, number))]
+        between = pl.col("for_contestant").is_in(seated) & pl.col("against_contestant").is_in(seated)
+        for among, some in (("all", debates), ("policies", debates.filter(between))):
+            if not some.height:
+                continue
+            board = leaderboard(some, verdicts.join(some, on="debate_id", how="semi"), judge=loop.settings.judge)
+            rows = board.frame.select("contestant", "rating", "low", "high", "wins", "losses", "ties")
+            frames.append(rows.select(pl.lit(number - 1).alias("round"), pl.lit(among).alias("among"), pl.all()))
     return pl.concat(frames)
 
 
 def picture(frame: pl.DataFrame, path: Path) -> None:
-    """Ratings by round, with their intervals."""
+    """Ratings by round with their intervals: a panel for all, and one for the policies among themselves."""
     import altair
 
-    shown = frame.filter(pl.col("rating").is_not_null())
-    base = altair.Chart(shown).encode(
-        x=altair.X("round:O", title="round (0: before any training)"), color=altair.Color("contestant:N")
-    )
-    y = altair.Y("rating:Q", scale=altair.Scale(zero=False))
-    bars = base.mark_rule().encode(y=altair.Y("low:Q", scale=altair.Scale(zero=False), title="rating"), y2="high:Q")
-    (base.mark_line(point=True).encode(y=y) + bars).properties(width=420, height=300).save(str(path))
+    panels = []
+    for among, title in (("all", "all contestants"), ("policies", "policies among themselves")):
+        shown = frame.filter(pl.col("rating").is_not_null() & (pl.col("among") == among))
+        if not shown.height:
+            continue
+        base = altair.Chart(shown, title=title).encode(
+            x=altair.X("round:O", title="round (0: before any training)"), color=altair.Color("contestant:N")
+        )
+        scale = altair.Scale(zero=False)
+        lines = base.mark_line(point=True).encode(y=altair.Y("rating:Q", scale=scale))
+        bars = base.mark_rule().encode(y=altair.Y("low:Q", scale=scale, title="rating"), y2="high:Q")
+        panels.append((lines + bars).properties(width=320, height=280))
+    altair.hconcat(*panels).save(str(path))
 
 
 def report(loop: Loop) -> str:
@@ -315,12 +331,7 @@ def report(loop: Loop) -> str:
     picture(frame, loop.folder / "ratings.svg")
     lines = [f"{'stage':10} {'seconds':>8}  made"]
     lines += [f"{name:10} {loop.seconds[name]:8.0f}  {made}" for name, made in loop.done.items()]
-    lines += ["", f"{'round':>5}  {'contestant':12} {'rating':>7}   95 % interval  debates"]
-    for row in frame.iter_rows(named=True):
-        known = row["rating"] is not None
-        value = f"{row['rating']:7.0f}" if known else f"{'-':>7}"
-        bounds = f"{row['low']:6.0f} to {row['high']:6.0f}" if known and row["low"] is not None else " " * 16
-        lines.append(f"{row['round']:5}  {row['contestant']:12} {value}   {bounds}  {row['debates']:7,}")
+    lines += ["", *standings(frame)]
     lines += ["", *policies(loop)]
     found = proof(out / loop.done["prove"], settings.judge, f"round-{settings.rounds}")
     sure = found.win_rate
@@ -333,6 +344,17 @@ def report(loop: Loop) -> str:
     text = "\n".join(lines)
     replace_text(loop.folder / "report.txt", text + "\n")
     return text
+
+
+def standings(frame: pl.DataFrame) -> list[str]:
+    """The ratings as lines."""
+    lines = [f"round  {'among':9} {'contestant':12} rating   95 % interval      won   lost   tied"]
+    for row in frame.iter_rows(named=True):
+        rating = "     -" if row["rating"] is None else f"{row['rating']:6.0f}"
+        interval = " " * 14 if row["low"] is None else f"{row['low']:5.0f} to {row['high']:5.0f}"
+        record = f"{row['wins']:6,} {row['losses']:6,} {row['ties']:6,}"
+        lines.append(f"{row['round']:5}  {row['among']:9} {row['contestant']:12} {rating}   {interval}  {record}")
+    return [*lines, "-: no rating can be had, as for who has lost to everybody else in the group"]
 
 
 def looks(out: Path, run: Path) -> int:
