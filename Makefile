@@ -28,6 +28,7 @@ bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/ratings.py
 	$(BIN)/python benchmarks/pairs.py
+	$(BIN)/python benchmarks/dpo.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

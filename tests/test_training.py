@@ -281,7 +281,7 @@ def test_a_killed_training_comes_to_the_same_weights(made: Path, tmp_path: Path,
     process.send_signal(signal.SIGKILL)
     process.communicate()
     (folder,) = (out / "training").iterdir()
-    checkpoint = State.read(folder).checkpoint
+    checkpoint = State.read(folder).last_checkpoint()
     assert checkpoint is not None and not [a for a in adapters.listed(out / "adapters") if a.method == "dpo"]
     done = spawned(out, "--resume")
     printed = done.communicate()
@@ -326,7 +326,7 @@ def test_the_first_interrupt_saves_and_says_how_to_go_on(made: Path, tmp_path: P
     printed = process.communicate()
     assert process.returncode == 1 and "go on with: python -m training.dpo --resume" in printed[1]
     (folder,) = (out / "training").iterdir()
-    assert State.read(folder).checkpoint is not None
+    assert State.read(folder).last_checkpoint() is not None
 
 
 # ── wrong input ──────────────────────────────────────────────────────────────────────────────────────

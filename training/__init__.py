@@ -1,7 +1,13 @@
-"""Training: from what a run holds to an adapter that the arena can seat.
+"""Training: from what a run holds to a policy that the arena can seat.
 
-    python -m training.pairs --from-run
+    python -m training.pairs --from-run     outcomes to preference pairs; needs only the base install
+    python -m training.sft --from-run       a policy that was taught the winning speeches
+    python -m training.dpo --from-run       an adapter that prefers what won to what lost
+    python -m training.loop                 play, train, re-enter, play again
+    python -m training.adapters list        what was trained
 
-`pairs` turns outcomes into preference pairs, `pair_set` is what they are on disk. To come: SFT and DPO policies, SimPO
-critics, GRPO with rubric rewards. Needs nothing that a base install lacks; torch will belong to an extra, `train`.
+The way down: `speeches` (what was said, and who won with it), `pairs` and `pair_set`; `tokens`, `batches`, `reference`
+and `preference` (pairs that share texts, run once each); `policy`, `state`, `session` and `watch` (what a training
+starts from, how it is resumed, watched and registered); `recipe` and `recipes/` (the numbers); `tiny` (the base that is
+built here). All but pairs need the extra `train`.
 """

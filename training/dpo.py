@@ -27,11 +27,11 @@ from runs.adapters import Adapter
 from runs.records import content_id
 from runs.statistics import rate
 from topics.errors import InputError, command
-from training import pair_set, pairs, policy, sft
+from training import pair_set, pairs, policy, ranks, sft
 from training.batches import Batching, MicroBatch, plan
 from training.pair_set import PairSet
 from training.policy import Start
-from training.recipe import Count, Positive, Training, default, table
+from training.recipe import TINY, Count, Positive, Training, default, table
 from training.speeches import Decided, decided_speeches, held_back
 from training.state import State
 from training.tokens import Tokens, lengths, tokenise, too_long, without
@@ -123,10 +123,16 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
         import torch  # noqa: F401
     found = pairs_of(settings)
     heard = hear(settings, found)
-    begin = policy.start(settings, heard, taught=True)
-    if begin.parent is None and begin.base.name == "tiny":
+    if settings.per_step % ranks.processes():
+        raise InputError(
+            f"{settings.per_step} micro-batches a step cannot be shared by {ranks.processes()} processes; "
+            f"expected a multiple: --per-step"
+        )
+    begin = ranks.together(lambda: policy.start(settings, heard, taught=True))
+    if begin.parent is None and begin.base.name == TINY:
         begin = taught(settings, heard)
-    print(f"base: {begin.why}", file=sys.stderr)
+    if ranks.is_first():
+        print(f"base: {begin.why}", file=sys.stderr)
     from training.session import Session
 
     tokenizer = policy.tokenizer(begin)
@@ -137,7 +143,7 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
         tell(begin, made, batches, settings)
         return None
     policy.room(begin.source, settings, full=False)
-    state = state or State.begin(settings, "dpo", digests)
+    state = state or ranks.together(lambda: State.begin(settings, "dpo", digests))
     state.same(digests)
     session = Session(settings=settings, state=state, begin=begin, heard=heard, tokenizer=tokenizer, form="lora")
     return fit(session, made, batches)
@@ -163,7 +169,7 @@ def fit(session: Any, made: Data, batches: list[MicroBatch]) -> Adapter | None:
     arguments = session.arguments() | {
         "beta": chosen.beta,
         "loss_type": [chosen.loss],
-        "gradient_accumulation_steps": max(1, chosen.per_step // processes()),
+        "gradient_accumulation_steps": chosen.per_step // ranks.processes(),
         "disable_dropout": False,
     }
     trainer = PreferenceTrainer(
@@ -193,14 +199,6 @@ def reference_digest(begin: Start, settings: Settings) -> str:
     return f"{begin.base.digest}/{further}/{'nf4' if settings.four_bit else settings.dtype}"
 
 
-def processes() -> int:
-    """How many processes share the training."""
-    import torch
-    from accelerate import PartialState
-
-    return int(PartialState(cpu=not torch.cuda.is_available()).num_processes)
-
-
 def planned(made: Data, settings: Settings) -> list[MicroBatch]:
     """The micro-batches of the whole training."""
     return plan(
@@ -215,7 +213,8 @@ def planned(made: Data, settings: Settings) -> list[MicroBatch]:
 
 def asked(done: int, total: int) -> None:
     """Tell how far the reference is."""
-    print(f"reference {done:,}/{total:,} sequences", file=sys.stderr, flush=True)
+    if ranks.is_first():
+        print(f"reference {done:,}/{total:,} sequences", file=sys.stderr, flush=True)
 
 
 def hear(settings: Settings, found: PairSet) -> Decided:
@@ -235,7 +234,7 @@ def taught(settings: Settings, heard: Decided) -> Start:
     if parent is None:
         raise InputError("the tiny base was not taught to the end; go on with: python -m training.sft --resume")
     named = settings.model_copy(update={"base": parent.id})
-    return policy.start(named, heard, taught=True)
+    return ranks.together(lambda: policy.start(named, heard, taught=True))
 
 
 def tell(begin: Start, made: Data, batches: list[MicroBatch], settings: Settings) -> None:

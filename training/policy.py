@@ -8,6 +8,7 @@ Prompts are rendered by `arena.models`, with what the arena asks with, so traini
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import polars as pl
@@ -49,7 +50,8 @@ def start(settings: Training, heard: Decided, *, taught: bool) -> Start:
     if named is None and taught and (parent := newest_taught(heard.run.folder.name, out)) is not None:
         named, why = parent.id, "the newest policy taught from this run"
     if named in (None, TINY):
-        folder = tiny.build(corpus(heard, settings), settings.out / "bases", seed=settings.seed)
+        bases = Path(mkdtemp()) if settings.dry_run else settings.out / "bases"
+        folder = tiny.build(corpus(heard, settings), bases, seed=settings.seed)
         why = "a tiny base, built from the run's own texts" + (", as none was named" if named is None else "")
         return Start(
             source=str(folder),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import shlex
-import shutil
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from arena.models import Tokenizer
 from runs.adapters import LORA, Adapter, Form
 from runs.journal import StorageError
 from runs.run import find
+from training import ranks
 from training.adapters import making, register
 from training.policy import Start
 from training.recipe import NOT_STORED, Training
@@ -70,6 +70,7 @@ class Session:
             "report_to": "none",
             "seed": settings.seed,
             "disable_tqdm": True,
+            "ddp_backend": None if torch.cuda.is_available() else "gloo",
         }
 
     def fit(self, trainer: Any, check: Check, most: float = float("inf")) -> Adapter | None:
@@ -77,8 +78,7 @@ class Session:
 
         Raises `StorageError` where the disk is full or the guard found nothing to keep.
         """
-        self.state.clear()
-        checkpoint = self.state.checkpoint
+        checkpoint = ranks.together(self.state.last_checkpoint)
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         watch = Watch(
             self.state.folder, check, every=self.settings.check_every, most=most, room=12 * trainable + 1_000_000
@@ -91,22 +91,24 @@ class Session:
         except (OSError, RuntimeError, SafetensorError) as error:
             if not is_storage(error):
                 raise
-            self.state.clear()
+            self.state.last_checkpoint()
             raise StorageError(f"cannot write a checkpoint ({error}); {self.go_on('free some disk, then')}") from None
         if watch.stopped is not None and not watch.tripped:
             print(f"stopped, {watch.stopped}; {self.go_on('go on with')}", file=sys.stderr)
             return None
         kept = self.go_back(trainer, str(watch.stopped)) if watch.tripped else trainer.state.global_step
-        return self.register(trainer, watch, kept)
+        trainer.accelerator.wait_for_everyone()
+        return ranks.together(lambda: self.register(trainer, watch, kept))
 
     def go_on(self, how: str) -> str:
         return f"{how}: python -m training.{self.state.method} --resume {shlex.quote(str(self.state.folder))}"
 
     def go_back(self, trainer: Any, why: str) -> int:
         """Put back the weights of the last good checkpoint; its step."""
-        good = self.state.checkpoint
+        good = ranks.together(self.state.last_checkpoint)
         if good is None:
-            shutil.rmtree(self.state.folder, ignore_errors=True)
+            if ranks.is_first():
+                self.state.remove()
             raise StorageError(f"stopped, {why}, and no checkpoint was good; try a lower --learning-rate")
         print(f"stopped, {why}; what is kept is {good.name}, the last good one", file=sys.stderr)
         if self.form == "lora":

@@ -22,7 +22,7 @@ from runs.adapters import Adapter, Form
 from runs.journal import StorageError
 from runs.records import content_id
 from topics.errors import InputError, command
-from training import policy
+from training import policy, ranks
 from training.policy import Start
 from training.recipe import Count, Training, parse_training
 from training.speeches import Decided, decided_speeches, held_back, prompts
@@ -116,8 +116,9 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     heard = decided_speeches(
         tables.load(find(settings.from_run, sealed=True)), judge=settings.judge, chosen=settings.chosen
     )
-    begin = policy.start(settings, heard, taught=False)
-    print(f"base: {begin.why}", file=sys.stderr)
+    begin = ranks.together(lambda: policy.start(settings, heard, taught=False))
+    if ranks.is_first():
+        print(f"base: {begin.why}", file=sys.stderr)
     tokenizer = policy.tokenizer(begin)
     data = demonstrations(heard, settings, tokenizer)
     if settings.dry_run:
@@ -125,7 +126,7 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
         return None
     policy.room(begin.source, settings, full=settings.full)
     digests = {"base": begin.base.digest, "speeches": data.digest}
-    state = state or State.begin(settings, "sft", digests)
+    state = state or ranks.together(lambda: State.begin(settings, "sft", digests))
     state.same(digests)
     from training.session import Session
 
@@ -202,6 +203,10 @@ def trained(
         return 1
     if adapter is None:
         return 0 if settings.dry_run else 1
+    first = ranks.is_first()
+    ranks.leave()
+    if not first:
+        return 0
     known = ", ".join(f"{name} {value:.4g}" for name, value in adapter.metrics.items() if isinstance(value, float))
     print(f"wrote {adapter.folder}: {known}")
     print(f'seat:  [[contestants]] name = "{method}", kind = "local", adapter = "{adapter.id}"')

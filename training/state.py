@@ -65,17 +65,15 @@ class State:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{str(folder)!r} cannot be read as a training ({type(error).__name__})") from None
 
-    @property
-    def checkpoint(self) -> Path | None:
-        """The last complete checkpoint."""
-        found = [path for path in self.folder.glob("checkpoint-*") if is_file(path / COMPLETE)]
-        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-    def clear(self) -> None:
-        """Remove checkpoints that were not finished."""
+    def last_checkpoint(self) -> Path | None:
+        """The last complete checkpoint; what was not finished is removed."""
+        found = []
         for path in self.folder.glob("checkpoint-*"):
-            if not is_file(path / COMPLETE):
+            if is_file(path / COMPLETE):
+                found.append(path)
+            else:
                 shutil.rmtree(path, ignore_errors=True)
+        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
     def same(self, digests: Mapping[str, str]) -> None:
         """Refuse to go on with something else than what the training was begun with."""

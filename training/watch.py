@@ -74,6 +74,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is Any here
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The checkpoint is whole: say so in it, and only then let go of older ones."""
+        if not state.is_world_process_zero:
+            return
         replace_text(self.folder / f"checkpoint-{state.global_step}" / COMPLETE, "")
         for path in self.folder.glob("checkpoint-*"):
             if path.name != f"checkpoint-{state.global_step}":
@@ -88,7 +90,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is Any here
         """Ask the check; True where the policy is still sound."""
         found = dict(self.check(model))
         state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **found})
-        metrics(state.log_history).write_parquet(self.folder / "metrics.parquet")
+        if state.is_world_process_zero:
+            metrics(state.log_history).write_parquet(self.folder / "metrics.parquet")
         self._tell(state, found)
         perplexity = found.get("perplexity", 0.0)
         return math.isfinite(perplexity) and perplexity <= self.most
@@ -108,6 +111,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is Any here
         return found
 
     def _tell(self, state: Any, values: Mapping[str, float]) -> None:
+        if not state.is_world_process_zero:
+            return
         done = state.global_step - self._begun_at
         left = (state.max_steps - state.global_step) * (monotonic() - self._started) / done if done else None
         said = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
