@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = ["training", "arena", "judges", "runs", "topics"]
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
-HEAVY = set("torch transformers matplotlib altair plotly openai statsmodels pandas scipy evalica".split())  # noqa: SIM905
+HEAVY = set(
+    "torch transformers trl peft datasets matplotlib altair plotly openai statsmodels pandas scipy evalica".split()
+)  # noqa: SIM905
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -37,7 +39,10 @@ def test_the_rule_sees_every_package() -> None:
     assert len(MODULES) > 20
 
 
-@pytest.mark.parametrize("module", ["arena.run", "runs.show", "judges", "topics", "training"])
+@pytest.mark.parametrize(
+    "module",
+    ["arena.run", "runs.show", "runs.adapters", "judges", "topics", "training.pairs", "training.dpo", "training.loop"],
+)
 def test_importing_a_command_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

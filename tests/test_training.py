@@ -336,8 +336,7 @@ def test_wrong_input_is_one_line(made: Path, tmp_path: Path, capsys: pytest.Capt
     def line(command: Any, *given: object) -> str:
         return refused(capsys, *given, command=command.main)
 
-    empty = tmp_path / "empty"
-    assert "no finished run" in line(dpo, "--out", empty, "--from-run", "newest") or True
+    assert "no finished run" in line(dpo, "--from-run") and "start one" in line(sft, "--from-run")
     good = words(made)
     assert "no run" in line(dpo, "--from-run", "nowhere")
     assert "unknown contestants 'granit'" in line(sft, *good, "--chosen", "granit")

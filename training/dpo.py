@@ -142,7 +142,7 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     if settings.dry_run:
         tell(begin, made, batches, settings)
         return None
-    policy.room(begin.source, settings, full=False)
+    policy.room(begin.source, settings, full=False, tokens=at_once(made, batches))
     state = state or ranks.together(lambda: State.begin(settings, "dpo", digests))
     state.same(digests)
     session = Session(settings=settings, state=state, begin=begin, heard=heard, tokenizer=tokenizer, form="lora")
@@ -211,6 +211,12 @@ def planned(made: Data, settings: Settings) -> list[MicroBatch]:
     )
 
 
+def at_once(made: Data, batches: list[MicroBatch]) -> int:
+    """Tokens of the largest micro-batch."""
+    read = lengths(made.learnt)
+    return max(sum(read[sequence] for sequence in batch.sequences) for batch in batches)
+
+
 def asked(done: int, total: int) -> None:
     """Tell how far the reference is."""
     if ranks.is_first():
@@ -246,7 +252,11 @@ def tell(begin: Start, made: Data, batches: list[MicroBatch], settings: Settings
     print(f"{len(made.learnt.pairs):,} pairs, {len(made.learnt.sequences):,} sequences, {made.too_long:,} too long")
     print(f"{pairs_:,} pairs in {len(batches):,} micro-batches of {settings.batching}, {steps:,} steps")
     print(f"{tokens:,} tokens without sharing prompts, and {sum(read):,} of the reference")
-    print(policy.estimate(begin.source, settings, tokens=tokens, asked=sum(read), full=False))
+    print(
+        policy.estimate(
+            begin.source, settings, tokens=tokens, asked=sum(read), at_once=at_once(made, batches), full=False
+        )
+    )
     print("nothing was written")
 
 

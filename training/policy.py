@@ -5,6 +5,7 @@ named, the newest policy that was taught the run's winning speeches is taken, or
 Prompts are rendered by `arena.models`, with what the arena asks with, so training and play see the same tokens.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from arena.models import Model, Tokenizer, extra, load_model, load_tokenizer
 from runs import adapters
 from runs.adapters import Adapter, Base
 from topics import Topic
-from topics.errors import InputError
+from topics.errors import InputError, one_line
 from training import tiny
 from training.adapters import base_of
 from training.recipe import TINY, Training
@@ -135,8 +136,8 @@ def lora(settings: Training) -> Any:
     )
 
 
-def needed(source: str, settings: Training, *, full: bool) -> float | None:
-    """Bytes that training takes, roughly: weights, gradients, Adam, and a micro-batch's activations.
+def needed(source: str, settings: Training, *, full: bool, tokens: int) -> float | None:
+    """Bytes that training takes, roughly: weights, gradients, Adam, and what a pass over `tokens` tokens keeps.
 
     None for a model that is not on this disk.
     """
@@ -144,10 +145,30 @@ def needed(source: str, settings: Training, *, full: bool) -> float | None:
     if not folder.is_dir():
         return None
     size = parameters(folder)
+    width = {"float32": 4.0, "auto": 2.0}.get("float32" if full else settings.dtype, 2.0)
     if full:
-        return 16.0 * size
-    width = {"float32": 4.0, "auto": 2.0}.get(settings.dtype, 2.0)
-    return size * (0.6 if settings.four_bit else width) + 16.0 * 0.01 * size * settings.rank / 16
+        held = 16.0 * size  # weights, gradients and Adam's two averages, in float32
+    else:
+        held = size * (0.6 if settings.four_bit else width) + 16.0 * 0.01 * size * settings.rank / 16
+    return held + tokens * kept_of_a_token(folder, settings) * (2.0 if settings.mixed else width)
+
+
+def kept_of_a_token(folder: Path, settings: Training) -> float:
+    """Numbers that a forward pass keeps of a token for the way back: what goes into each matrix product, about."""
+    config = read_json(folder / "config.json")
+    hidden, layers = config.get("hidden_size", 0), config.get("num_hidden_layers", 0)
+    inner = config.get("intermediate_size", 4 * hidden)
+    each = hidden if settings.gradient_checkpointing else 10 * hidden + 4 * inner
+    return float(layers * each + config.get("vocab_size", 0))
+
+
+def read_json(path: Path) -> dict[str, int]:
+    """The settings of a model, as far as they are whole numbers."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        return {name: value for name, value in body.items() if isinstance(value, int)}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{str(path)!r} cannot be read ({one_line(str(error))}); expected a model's config") from None
 
 
 def parameters(folder: Path) -> int:
@@ -165,24 +186,24 @@ def parameters(folder: Path) -> int:
     return total
 
 
-def room(source: str, settings: Training, *, full: bool) -> None:
+def room(source: str, settings: Training, *, full: bool, tokens: int) -> None:
     """Refuse a training that the memory cannot hold, before anything is loaded."""
-    wanted = needed(source, settings, full=full)
+    wanted = needed(source, settings, full=full, tokens=tokens)
     free, where = available()
     if wanted is not None and wanted > free:
         raise InputError(
             f"training {source!r} takes about {wanted / GB:.1f} GB and {free / GB:.1f} GB of {where} are free; "
-            f"expected a smaller base, an adapter in place of full training, or --four-bit"
+            f"expected a smaller base, an adapter in place of full training, --four-bit, or fewer tokens at once"
         )
 
 
-def estimate(source: str, settings: Training, *, tokens: int, asked: int, full: bool) -> str:
+def estimate(source: str, settings: Training, *, tokens: int, asked: int, at_once: int, full: bool) -> str:
     """A line on how much memory and time a training takes here, before anything is loaded.
 
     Time is 6 floating-point operations a parameter and token trained on and 2 for one only asked, at a third of what
     a matrix product reaches here.
     """
-    wanted = needed(source, settings, full=full)
+    wanted = needed(source, settings, full=full, tokens=at_once)
     if wanted is None:
         return "memory and time: not known before the model is here"
     free, where = available()

@@ -124,7 +124,7 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     if settings.dry_run:
         tell(begin, data, settings)
         return None
-    policy.room(begin.source, settings, full=settings.full)
+    policy.room(begin.source, settings, full=settings.full, tokens=at_once(data, settings))
     digests = {"base": begin.base.digest, "speeches": data.digest}
     state = state or ranks.together(lambda: State.begin(settings, "sft", digests))
     state.same(digests)
@@ -176,12 +176,21 @@ def _rows(tokens: Tokens) -> Iterator[dict[str, list[int]]]:
         yield {"input_ids": [*asked, *said], "completion_mask": [0] * len(asked) + [1] * len(said)}
 
 
+def at_once(data: Demonstrations, settings: Settings) -> int:
+    """Tokens of the largest step."""
+    return settings.rows * (settings.max_length if settings.packing else max(lengths(data.learnt)))
+
+
 def tell(begin: Start, data: Demonstrations, settings: Settings) -> None:
     """What a training would be."""
     tokens = int(sum(lengths(data.learnt)) * settings.epochs)
     print(f"{len(data.learnt.sequences):,} speeches on {data.topics} topics, {data.too_long:,} too long")
     print(f"{len(data.checked.sequences):,} speeches of held-back topics to check on")
-    print(policy.estimate(begin.source, settings, tokens=tokens, asked=0, full=settings.full))
+    print(
+        policy.estimate(
+            begin.source, settings, tokens=tokens, asked=0, at_once=at_once(data, settings), full=settings.full
+        )
+    )
     print("nothing was written")
 
 
