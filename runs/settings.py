@@ -73,7 +73,7 @@ def parse(
     if any(not word.isprintable() for word in words):
         raise InputError("the command line holds control characters or bytes that are no UTF-8")
     prog = settings.model_config.get("cli_prog_name")
-    parser = _Parser(prog=prog, description=settings.__doc__, formatter_class=_Formatter)
+    parser = _Parser(prog=prog, description=settings.__doc__, formatter_class=_Formatter, allow_abbrev=False)
     source: CliSettingsSource[Any] = CliSettingsSource(settings, root_parser=parser, add_argument_method=add_argument)
     values = {**(defaults or {}), **_from_file(settings, words)}
     try:

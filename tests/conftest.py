@@ -1,5 +1,6 @@
 """What tests share: playing a small run, reading its tables without the clock, and being refused in one line."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import runs
 from arena.run import Result, Settings, main, run
 from runs.schema import CLOCK, TABLES
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a model hub
 
 Play = Callable[..., Result]
 

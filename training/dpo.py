@@ -24,8 +24,8 @@ from pydantic import Field
 from arena.models import Model, Tokenizer, extra
 from runs import find, tables
 from runs.adapters import Adapter
-from runs.records import content_id
 from runs.statistics import rate
+from runs.tables import Tables
 from topics.errors import InputError, command
 from training import pair_set, pairs, policy, ranks, sft
 from training.batches import Batching, MicroBatch, plan
@@ -71,12 +71,26 @@ class Data:
     digest: str
 
 
-def pairs_of(settings: Settings) -> PairSet:
-    """The pair set that is named, or the run's."""
-    if settings.pairs is not None:
-        return pair_set.load(settings.pairs)
-    run = tables.load(find(settings.from_run, sealed=True))
-    return pairs.make(run, pairs.Settings(judge=settings.judge, context=settings.context))
+def pairs_of(settings: Settings) -> tuple[PairSet, Tables]:
+    """The pair set that is named, or the run's, which is then written; and its run."""
+    if settings.pairs is None:
+        run = tables.load(find(settings.from_run, out=settings.out, sealed=True))
+        chosen = pairs.Settings(judge=settings.judge, context=settings.context)
+        found = pairs.make(run, chosen)
+        folder = settings.out / "pairs" / f"{found.run}-{found.digest[:12]}"
+        if not settings.dry_run and not folder.exists() and ranks.is_first():
+            stored = chosen.model_dump(mode="json", exclude=pairs.NOT_STORED)
+            pair_set.write(found, folder, run=run, settings=stored)
+        return found, run
+    found = pair_set.load(settings.pairs)
+    for name, theirs in (("context", found.context), ("judge", found.judge)):
+        mine = getattr(settings, name)
+        if name in settings.typed and mine != theirs:
+            raise InputError(f"{str(settings.pairs)!r} was made with --{name} {theirs}, not {mine}; leave it out")
+    run = tables.load(find(settings.from_run if "from_run" in settings.typed else found.run, out=settings.out))
+    if run.folder.name != found.run:
+        raise InputError(f"{str(settings.pairs)!r} was made from run {found.run}, not {run.folder.name}")
+    return found, run
 
 
 def data(found: PairSet, settings: Settings, tokenizer: Tokenizer) -> Data:
@@ -93,7 +107,7 @@ def data(found: PairSet, settings: Settings, tokenizer: Tokenizer) -> Data:
         checked=checked,
         topics=[drawn.pairs["topic_id"][row] for row in checked.rows],
         too_long=long,
-        digest=content_id(*sorted(map(str, found.pairs.rows())), size=32),
+        digest=found.digest,
     )
 
 
@@ -121,16 +135,21 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     """Train, and register what came out; None where it was stopped on the way."""
     with extra():
         import torch  # noqa: F401
-    found = pairs_of(settings)
-    heard = hear(settings, found)
+    found, played = pairs_of(settings)
+    heard = decided_speeches(played, judge=found.judge, chosen=["any"])
+    settings = settings.model_copy(update={"context": found.context, "from_run": str(played.folder)})
     if settings.per_step % ranks.processes():
         raise InputError(
             f"{settings.per_step} micro-batches a step cannot be shared by {ranks.processes()} processes; "
             f"expected a multiple: --per-step"
         )
     begin = ranks.together(lambda: policy.start(settings, heard, taught=True))
-    if begin.parent is None and begin.base.name == TINY:
-        begin = taught(settings, heard)
+    if begin.parent is None and settings.base in (None, TINY):
+        if settings.dry_run:
+            print("no policy was taught this run's winning speeches yet: a tiny base would be, first (training.sft)")
+        else:
+            begin = taught(settings, heard)
+    settings = settings.model_copy(update={"base": begin.name})
     if ranks.is_first():
         print(f"base: {begin.why}", file=sys.stderr)
     from training.session import Session
@@ -184,7 +203,7 @@ def fit(session: Any, made: Data, batches: list[MicroBatch]) -> Adapter | None:
 
     def check(model: Model) -> Mapping[str, float]:
         found = evaluate(model, made.checked, before, chosen.beta, autocast=session.precision)
-        sure = rate([float(right) for right in found["correct"]], made.topics)
+        sure = rate(found["correct"], made.topics)
         bounds = {"accuracy_low": sure.low, "accuracy_high": sure.high}
         named = {name: found[name] for name in ("accuracy", "margin", "perplexity")}
         return named | {"held_back_loss": found["loss"]} | {k: v for k, v in bounds.items() if v is not None}
@@ -196,7 +215,7 @@ def fit(session: Any, made: Data, batches: list[MicroBatch]) -> Adapter | None:
 def reference_digest(begin: Start, settings: Settings) -> str:
     """What names the weights of the reference, and how they are held."""
     further = begin.adapter.weights_digest if begin.adapter else "-"
-    return f"{begin.base.digest}/{further}/{'nf4' if settings.four_bit else settings.dtype}"
+    return f"{begin.base.digest}/{further}/{'nf4/' if settings.four_bit else ''}{settings.dtype}"
 
 
 def planned(made: Data, settings: Settings) -> list[MicroBatch]:
@@ -223,18 +242,10 @@ def asked(done: int, total: int) -> None:
         print(f"reference {done:,}/{total:,} sequences", file=sys.stderr, flush=True)
 
 
-def hear(settings: Settings, found: PairSet) -> Decided:
-    """The run's speeches, as the judge of the pairs decided them."""
-    run_ = tables.load(find(settings.from_run, sealed=True))
-    return decided_speeches(run_, judge=found.judge, chosen=["any"])
-
-
 def taught(settings: Settings, heard: Decided) -> Start:
     """A tiny base that was first taught the run's winning speeches."""
     values = table(default(None), "sft") | {"recipe": default(None)}
     shared = {name: getattr(settings, name) for name in ("from_run", "judge", "context", "held_back", "seed", "out")}
-    if settings.dry_run:
-        raise InputError("no policy was taught this run's speeches yet; first: python -m training.sft --from-run")
     print("base: none was named, so a tiny one is first taught the winning speeches", file=sys.stderr)
     parent = sft.run(sft.Settings.model_validate(values | shared))
     if parent is None:

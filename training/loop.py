@@ -3,7 +3,7 @@
     play     contestants debate the train topics, and the judge decides
     teach    a policy learns the winning speeches (`training.sft`); in the first round only
     prefer   an adapter over it learns what won against what lost (`training.dpo`), in each round from the latest play
-    prove    the last policy plays the taught one, its parent, on the sealed test topics, on both sides, once
+    prove    the last policy plays the taught one, which it descends from, on the sealed topics, both sides, once
 
 In every later play the policies sit among the same opponents, so their ratings can be followed by round. By default
 all is offline: simulated opponents, the rules judge, a tiny policy. Settings were chosen on held-back train topics; the
@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import polars as pl
 from pydantic import Field, ValidationError
 
 import runs
 import topics as catalogue
+from arena import roster as rosters
 from arena import run as arena
 from arena.models import extra
 from runs import NEWEST, OUT, adapters
@@ -34,28 +35,26 @@ from runs.files import replace_text
 from runs.journal import StorageError
 from runs.ratings import leaderboard
 from runs.run import folders
-from runs.settings import Command, explain, parse, peek
+from runs.settings import explain
 from runs.spec import Spec
 from runs.statistics import Estimate, rate
 from runs.tables import is_sealed
 from topics.errors import InputError, command, is_file, near, one_line
 from training import dpo, sft
-from training.recipe import TINY, Count, table
+from training.recipe import TINY, Count, Recipe, Training, parse_training, table
 from training.state import State, find_same
 
 NAME = "loop.json"
+OPPONENTS = rosters.DEFAULT.with_name("spread.toml")
+K = TypeVar("K", bound=Training)
 PARENT = "taught"
 
 
-class Settings(Command, cli_prog_name="python -m training.loop"):
+class Settings(Recipe, cli_prog_name="python -m training.loop"):
     """Play, train on the outcomes, re-enter, play again; then prove it on the sealed topics."""
 
     rounds: Annotated[int, Field(ge=1, le=100)] = 1
     """of play and training"""
-    recipe: str = TINY
-    """tiny | persuade | a .toml file"""
-    base: str | None = None
-    """a model to start from (default: a tiny one)"""
     roster: Path | None = None
     """opponents and judges (default: six simulated)"""
     judge: str = "rules"
@@ -78,8 +77,6 @@ class Settings(Command, cli_prog_name="python -m training.loop"):
     """where runs and adapters are made"""
     resume: str | None = None
     """go on with a loop (default: the newest unfinished)"""
-    config: Path | None = None
-    """settings from a TOML file"""
     dry_run: bool = False
     """say what would be done, and write nothing"""
 
@@ -102,6 +99,9 @@ class Loop:
         """A new loop under `settings.out`."""
         folder = settings.out / "loops" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
         loop = cls(folder=folder, settings=settings, done={}, seconds={})
+        for kind, method in ((sft.Settings, "sft"), (dpo.Settings, "dpo")):
+            loop.told(kind, method, "", "")  # what is wrong with a recipe is said before hours are spent
+        rosters.load(settings.roster or OPPONENTS)
         try:
             folder.mkdir(parents=True)
             loop.save()
@@ -133,7 +133,7 @@ class Loop:
             print(f"\n== {name}: {one_line(what, 100)}", file=sys.stderr, flush=True)
             started = perf_counter()
             self.done[name] = work()
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
+            self.seconds[name] = perf_counter() - started
             self.save()
         return self.done[name]
 
@@ -175,12 +175,13 @@ class Loop:
     def play(self, topics: str, policies: Mapping[str, str], options: Mapping[str, Any], alone: bool = False) -> str:
         """Play a run, or go on with it; its id."""
         roster = self.folder / f"{'prove' if alone else f'play-{len(policies)}'}.toml"
-        replace_text(roster, self.roster(policies, alone=alone))
+        replace_text(roster, self.roster(policies))
         asked = arena.Settings.model_validate(
             {
                 "topics": topics,
                 "roster": roster,
                 "judges": [self.settings.judge],
+                "contestants": list(policies) if alone else None,
                 "format": self.settings.format,
                 "seed": self.settings.seed,
                 "out": self.settings.out,
@@ -199,10 +200,9 @@ class Loop:
             raise Stopped
         return result.folder.name
 
-    def roster(self, policies: Mapping[str, str], *, alone: bool) -> str:
-        """A roster file: the opponents, unless the policies are to be alone, and the policies."""
-        known = self.settings.roster or rosters_default()
-        text = "" if alone else known.read_text(encoding="utf-8")
+    def roster(self, policies: Mapping[str, str]) -> str:
+        """A roster file: opponents and judges as they are given, and the policies."""
+        text = (self.settings.roster or OPPONENTS).read_text(encoding="utf-8")
         for name, adapter in policies.items():
             text += (
                 f'\n[[contestants]]\nname = "{name}"\nkind = "local"\nadapter = "{adapter}"\nfamily = "policy"\n'
@@ -211,19 +211,20 @@ class Loop:
         return text
 
     def teach(self, run: str) -> str:
-        values = table(self.settings.recipe, "sft") | self.shared(run) | {"base": self.settings.base}
-        return self.trained(sft.Settings.model_validate(values), "sft", sft.run)
+        return self.trained(self.told(sft.Settings, "sft", run, self.settings.base or TINY), "sft", sft.run)
 
     def prefer(self, run: str, base: str) -> str:
-        values = table(self.settings.recipe, "dpo") | self.shared(run) | {"base": base}
-        return self.trained(dpo.Settings.model_validate(values), "dpo", dpo.run)
+        return self.trained(self.told(dpo.Settings, "dpo", run, base), "dpo", dpo.run)
 
-    def shared(self, run: str) -> dict[str, Any]:
+    def told(self, kind: type[K], method: str, run: str, base: str) -> K:
+        """The settings of a training: the recipe's, and what the loop says."""
         settings = self.settings
-        folder = settings.out / run
-        return {"from_run": str(folder), "judge": settings.judge, "seed": settings.seed, "out": settings.out} | {
-            "recipe": settings.recipe
-        }
+        said = {"from_run": str(settings.out / run), "base": base, "recipe": settings.recipe}
+        said |= {name: getattr(settings, name) for name in ("judge", "seed", "out")}
+        try:
+            return kind.model_validate(table(str(settings.recipe), method) | said)
+        except ValidationError as error:
+            raise InputError(f"recipe {settings.recipe!r}, [{method}]: {explain(error)}") from None
 
     def trained(self, settings: Any, method: str, train: Callable[[Any, State | None], Any]) -> str:
         """Train, or go on with a training of the very same settings."""
@@ -235,13 +236,6 @@ class Loop:
 
 class Stopped(Exception):
     """A stage was interrupted; what it has is kept."""
-
-
-def rosters_default() -> Path:
-    """The roster that the arena seats by default."""
-    from arena.roster import DEFAULT
-
-    return DEFAULT
 
 
 # ── what came of it ──────────────────────────────────────────────────────────────────────────────────
@@ -378,9 +372,7 @@ def policies(loop: Loop) -> list[str]:
 @command
 def main(argv: list[str] | None = None) -> int:
     """The command line; see `--help`."""
-    words = sys.argv[1:] if argv is None else argv
-    recipe = peek(words, "recipe")["recipe"] or TINY
-    settings = parse(Settings, argv, optional={"resume": NEWEST}, defaults=table(recipe, "loop"))
+    settings = parse_training(Settings, argv, "loop")
     if settings.dry_run:
         return _dry_run(settings)
     with extra():
@@ -400,7 +392,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _resumed(settings: Settings) -> Loop:
-    """The loop that `--resume` names: a folder, its name, or the newest unfinished one."""
+    """The loop that `--resume` names: a folder, its name, or the newest unfinished one; given settings are compared."""
+    loop = _begun(settings)
+    for name in settings.typed - NOT_STORED:
+        if (mine := getattr(loop.settings, name)) != (given := getattr(settings, name)):
+            raise InputError(
+                f"{str(loop.folder)!r} was begun with {name} {mine!r}, not {given!r}; "
+                f"resume it without --{name.replace('_', '-')}, or start a new one without --resume"
+            )
+    return loop
+
+
+def _begun(settings: Settings) -> Loop:
     which, out = str(settings.resume), settings.out
     begun = sorted((path.parent for path in (out / "loops").glob(f"*/{NAME}")), reverse=True)
     if which == NEWEST:
@@ -419,7 +422,7 @@ def _dry_run(settings: Settings) -> int:
     """Say what a loop would do."""
     spec, topics = arena.resolve(
         arena.Settings.model_validate(
-            {"topics": settings.topics, "roster": settings.roster, "judges": [settings.judge]}
+            {"topics": settings.topics, "roster": settings.roster or OPPONENTS, "judges": [settings.judge]}
             | {"format": settings.format, "seed": settings.seed, "out": settings.out, "limit": settings.limit}
         )
     )

@@ -10,12 +10,14 @@
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 import topics as catalogue
+from runs.adapters import Context
 from runs.files import replace_text, sha256_of
 from runs.spec import Spec
 from runs.tables import Tables
@@ -31,9 +33,18 @@ class PairSet:
     texts: pl.DataFrame
     prompts: pl.DataFrame
     pairs: pl.DataFrame
+    run: str
+    """The run's id."""
     judge: str
+    context: Context
     chosen: list[str]
     counts: dict[str, int]
+
+    @property
+    def digest(self) -> str:
+        """Of what is in the tables, whatever the settings or the file's compression."""
+        rows = (sha256(repr(getattr(self, name).rows()).encode()).hexdigest() for name in FILES)
+        return sha256("".join(rows).encode()).hexdigest()
 
 
 def write(pair_set: PairSet, folder: Path, *, run: Tables, settings: dict[str, Any]) -> None:
@@ -43,9 +54,11 @@ def write(pair_set: PairSet, folder: Path, *, run: Tables, settings: dict[str, A
         getattr(pair_set, name).write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=9)
     body = {
         "version": 1,
-        "run": run.folder.name,
+        "run": pair_set.run,
         "run_spec": Spec.read(run.folder).digest,
         "judge": pair_set.judge,
+        "context": pair_set.context,
+        "digest": pair_set.digest,
         "chosen": pair_set.chosen,
         "settings": settings,
         "counts": pair_set.counts,
@@ -59,7 +72,7 @@ def load(folder: Path) -> PairSet:
     try:
         body: dict[str, Any] = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
         changed = [name for name in FILES if sha256_of(folder / f"{name}.parquet") != body["sha256"][name]]
-        about = {name: body[name] for name in ("judge", "chosen", "counts")}
+        about = {name: body[name] for name in ("run", "judge", "context", "chosen", "counts")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{str(folder)!r} cannot be read as a pair set ({type(error).__name__}: {error})") from None
     if changed:

@@ -90,7 +90,9 @@ def make(run: Tables, settings: Settings) -> PairSet:
         texts=texts.select(text_id="text_digest", text="text"),
         prompts=asked,
         pairs=pairs,
+        run=run.folder.name,
         judge=heard.judge,
+        context=settings.context,
         chosen=heard.chosen or ["any"],
         counts=counts | {"texts": texts.height, "pairs": pairs.height},
     )

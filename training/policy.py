@@ -5,8 +5,12 @@ named, the newest policy that was taught the run's winning speeches is taken, or
 Prompts are rendered by `arena.models`, with what the arena asks with, so training and play see the same tokens.
 """
 
+import atexit
 import json
+import re
+import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from arena.canary import attach
+from arena.canary import attach, check_canary
 from arena.models import Model, Tokenizer, extra, load_model, load_tokenizer
 from runs import adapters
 from runs.adapters import Adapter, Base
@@ -42,36 +46,78 @@ class Start:
     why: str
     """Said to the user."""
 
+    @property
+    def name(self) -> str:
+        """What `--base` would have to say to start here again."""
+        return self.parent or self.base.name
+
 
 def start(settings: Training, heard: Decided, *, taught: bool) -> Start:
     """Where a training starts. `taught`: with nothing named, prefer a policy that was taught this run's speeches."""
     out = settings.out / "adapters"
     named = settings.base
     why = ""
-    if named is None and taught and (parent := newest_taught(heard.run.folder.name, out)) is not None:
+    if named is None and taught and (parent := newest_taught(heard, out)) is not None:
         named, why = parent.id, "the newest policy taught from this run"
+        if parent.recipe != settings.recipe and "recipe" not in settings.typed:
+            raise InputError(
+                f"{parent.id}, the newest policy taught from this run, was taught by the recipe {parent.recipe!r}, "
+                f"and no base was named; name it, so that its recipe is taken: --base {parent.id}"
+            )
     if named in (None, TINY):
-        bases = Path(mkdtemp()) if settings.dry_run else settings.out / "bases"
-        folder = tiny.build(corpus(heard, settings), bases, seed=settings.seed)
-        why = "a tiny base, built from the run's own texts" + (", as none was named" if named is None else "")
-        return Start(
-            source=str(folder),
-            base=Base(name=TINY, digest=adapters.digest_of_model(folder)),
-            parent=None,
-            why=why,
-        )
+        return _tiny(heard, settings, named)
     further = adapter_of(str(named), out)
     if further is not None:
-        return Start(
-            source=adapters.base_source(further),
-            base=further.base,
-            parent=further.id,
-            adapter=further,
-            why=f"{further.id}, trained further",
-        )
+        source, why = adapters.base_source(further), f"{further.id}, trained further"
+        begin = Start(source=source, base=further.base, parent=further.id, adapter=further, why=why)
+        _hold_back_the_same(begin, settings, out)
+        return begin
+    cached = fetched(str(named), out)
     base = base_of(str(named), out)
-    source = str(adapters.find(base.adapter, out).folder) if base.adapter else base.name
-    return Start(source=source, base=base, parent=base.adapter, why=why or str(named))
+    source = str(adapters.find(base.adapter, out).folder) if base.adapter else cached or base.name
+    begin = Start(source=source, base=base, parent=base.adapter, why=why or str(named))
+    _hold_back_the_same(begin, settings, out)
+    return begin
+
+
+def _tiny(heard: Decided, settings: Training, named: str | None) -> Start:
+    bases = settings.out / "bases"
+    if settings.dry_run:
+        bases = Path(mkdtemp())
+        atexit.register(shutil.rmtree, bases, ignore_errors=True)
+    folder = tiny.build(corpus(heard, settings), bases, seed=settings.seed)
+    why = "a tiny base, built from the run's own texts" + (", as none was named" if named is None else "")
+    return Start(
+        source=str(folder),
+        base=Base(name=str(folder.resolve()), digest=adapters.digest_of_model(folder)),
+        parent=None,
+        why=why,
+    )
+
+
+def fetched(named: str, out: Path) -> str | None:
+    """The folder that holds a hub model, which is downloaded where it is not here yet; None for any other base."""
+    local = Path(named).exists() or (out / named).exists()
+    if local or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", named):
+        return None
+    with extra():
+        from huggingface_hub import snapshot_download
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    with suppress(OSError, ValueError, RuntimeError):  # `base_of` will say it
+        return str(snapshot_download(named, allow_patterns=wanted))
+    return None
+
+
+def _hold_back_the_same(begin: Start, settings: Training, out: Path) -> None:
+    """Refuse checks on topics that the parent was taught."""
+    if begin.parent is None:
+        return
+    share = adapters.find(begin.parent, out).settings.get("held_back")
+    if isinstance(share, float) and share < settings.held_back:
+        raise InputError(
+            f"{begin.parent} held back {share:g} of the train topics, so checks on {settings.held_back:g} would be on "
+            f"what it was taught; expected --held-back {share:g} or less"
+        )
 
 
 def adapter_of(which: str, out: Path) -> Adapter | None:
@@ -84,10 +130,15 @@ def adapter_of(which: str, out: Path) -> Adapter | None:
     return found if found.form == "lora" else None
 
 
-def newest_taught(run: str, out: Path) -> Adapter | None:
-    """The newest full policy that was taught the winning speeches of a run."""
-    found = [one for one in adapters.listed(out) if one.method == "sft" and one.form == "full" and one.run == run]
-    return found[-1] if found else None
+def newest_taught(heard: Decided, out: Path) -> Adapter | None:
+    """The newest full policy that was taught the winning speeches of a run, as the same judge saw them."""
+    found = []
+    for folder in adapters.folders(out):
+        with suppress(InputError):  # another entry that is damaged
+            found.append(adapters.load(folder))
+    run, judge = heard.run.folder.name, heard.judge
+    taught = [one for one in found if (one.method, one.form, one.run, one.judge) == ("sft", "full", run, judge)]
+    return max(taught, key=lambda one: one.made_at, default=None)
 
 
 def corpus(heard: Decided, settings: Training) -> Iterable[str]:
@@ -115,8 +166,12 @@ def load(begin: Start, settings: Training, *, full: bool) -> Model:
     model = load_model(begin.source, dtype="float32" if full else settings.dtype, four_bit=settings.four_bit)
     if begin.adapter is None:
         return model
+    if begin.adapter.four_bit != settings.four_bit:
+        held = "a quantised base" if begin.adapter.four_bit else "a base that is not quantised"
+        raise InputError(f"{begin.adapter.id} was trained over {held}; train it further with the same: see --four-bit")
     adapters.check_base(begin.adapter, begin.source)
     model = attach(model, begin.adapter)
+    check_canary(begin.adapter, model, load_tokenizer(begin.source))
     model.peft_config["default"].base_model_name_or_path = begin.source  # PEFT looks there when it saves, or on the hub
     for name, parameter in model.named_parameters():
         parameter.requires_grad = ".lora_" in name

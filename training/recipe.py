@@ -27,15 +27,28 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-class Training(Command):
-    """The settings that all training commands share. Fields without a default are the recipe's to fill."""
+class Recipe(Command):
+    """Settings of which a recipe fills those without a default."""
+
+    recipe: str | None = None
+    """tiny | persuade | a .toml file (default: by the base)"""
+    base: str | None = None
+    """an adapter's id, a model's folder, a hub name, or tiny"""
+    config: Path | None = None
+    """settings from a TOML file"""
+    _typed: frozenset[str] = PrivateAttr(frozenset())
+
+    @property
+    def typed(self) -> frozenset[str]:
+        """The settings that the user gave, on the command line or in `--config`; the others are the recipe's."""
+        return self._typed
+
+
+class Training(Recipe):
+    """The settings that all training commands share."""
 
     from_run: str = NEWEST
     """a run's folder or id (default: the newest finished one)"""
-    base: str | None = None
-    """an adapter's id, a model's folder, a hub name, or tiny"""
-    recipe: str | None = None
-    """tiny | persuade | a .toml file (default: by the base)"""
     judge: str | None = None
     """whose verdicts (default: the run's only judge)"""
     context: Context
@@ -80,26 +93,20 @@ class Training(Command):
     """where adapters and all else are made"""
     resume: str | None = None
     """go on with a training (default: the newest unfinished)"""
-    config: Path | None = None
-    """settings from a TOML file"""
     dry_run: bool = False
     """say what would be done, and write nothing"""
-    _typed: frozenset[str] = PrivateAttr(frozenset())
-
-    @property
-    def typed(self) -> frozenset[str]:
-        """The settings that the user gave, on the command line or in `--config`; the others are the recipe's."""
-        return self._typed
 
 
 NOT_STORED = {"resume", "config", "dry_run", "out"}
 """Settings that do not decide what comes out."""
+PLACES = {"from_run", "base", "pairs"}
+"""Settings that name where something lies; a record has what they came to."""
 
-T = TypeVar("T", bound=Training)
+T = TypeVar("T", bound=Recipe)
 
 
 def parse_training(settings: type[T], argv: list[str] | None, section: str) -> T:
-    """Fill a training command's settings; `section` is its table in a recipe."""
+    """Fill a command's settings; `section` is its table in a recipe."""
     words = sys.argv[1:] if argv is None else argv
     given = peek(words, "recipe", "base", "config", "out")
     config = given["config"] or ""
@@ -112,11 +119,11 @@ def parse_training(settings: type[T], argv: list[str] | None, section: str) -> T
         if name not in settings.model_fields:
             hint = near(name, settings.model_fields)
             raise InputError(f"recipe {str(recipe)!r}, [{section}]: unknown setting {name!r}{hint}")
-    optional = {"from_run": NEWEST, "resume": NEWEST}
+    optional: dict[str, str] = {name: NEWEST for name in ("from_run", "resume") if name in settings.model_fields}
     filled = parse(settings, argv, optional=optional, defaults=values | {"recipe": recipe})
     flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
-    begun = {name for name in settings.model_fields for flag in flags if name.startswith(flag)}  # may be shortened
-    filled._typed = frozenset(begun | set(stated))
+    typed = flags | {flag.removeprefix("no_") for flag in flags} | set(stated)
+    filled._typed = frozenset(typed & set(settings.model_fields))
     return filled
 
 

@@ -75,6 +75,9 @@ def log_probs(
     done, total = 0, sum(map(len, mine))
     for part in mine:
         values = score(model, tokens, part, **settings)
+        if bad := [value for value in values if not math.isfinite(value)]:
+            of = f"{len(bad):,} of {len(values):,} sequences"
+            raise InputError(f"the reference gives {of} a log-probability of {bad[0]}; expected a sound model")
         known |= _store(folder, [digests[at] for at in part], values)
         done += len(part)
         if progress is not None:
@@ -115,8 +118,6 @@ def score(
                     found |= zip(some, sums.tolist(), strict=True)
     finally:
         model.train(training)
-    if bad := [value for value in found.values() if not math.isfinite(value)]:
-        raise InputError(f"the model gives {len(bad):,} of {len(found):,} sequences a log-probability of {bad[0]}")
     return [found[at] for at in sequences]
 
 

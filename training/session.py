@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +23,17 @@ from arena.canary import canary
 from arena.models import Tokenizer
 from runs.adapters import LORA, Adapter, Form
 from runs.journal import StorageError
-from runs.run import find
+from topics.errors import InputError, one_line
 from training import ranks
 from training.adapters import making, register
 from training.policy import Start
-from training.recipe import NOT_STORED, Training
+from training.recipe import NOT_STORED, PLACES, Training
 from training.speeches import Decided
 from training.state import State
 from training.watch import Check, Watch, curve, metrics
 
+HINTS = ("PytorchStreamWriter", "inline_container", "No space left", "File too large", "quota exceeded")
 FULL_DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS}
-PLACES = {"from_run", "base"}
-"""Settings that name where something lies; the record has what they came to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Session:
             "report_to": "none",
             "seed": settings.seed,
             "disable_tqdm": True,
-            "ddp_backend": None if torch.cuda.is_available() else "gloo",
+            "ddp_backend": "gloo" if ranks.processes() > 1 and not torch.cuda.is_available() else None,
         }
 
     def fit(self, trainer: Any, check: Check, most: float = float("inf")) -> Adapter | None:
@@ -85,20 +86,32 @@ class Session:
         )
         silence(trainer)
         trainer.add_callback(watch)
-        try:
-            with watch:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if not is_storage(error):
+        with self.stored():
+            try:
+                with watch:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except InputError:  # the guard, before the first step
+                if ranks.is_first():
+                    self.state.remove()
                 raise
-            self.state.last_checkpoint()
-            raise StorageError(f"cannot write a checkpoint ({error}); {self.go_on('free some disk, then')}") from None
         if watch.stopped is not None and not watch.tripped:
             print(f"stopped, {watch.stopped}; {self.go_on('go on with')}", file=sys.stderr)
             return None
         kept = self.go_back(trainer, str(watch.stopped)) if watch.tripped else trainer.state.global_step
         trainer.accelerator.wait_for_everyone()
-        return ranks.together(lambda: self.register(trainer, watch, kept))
+        with self.stored():
+            return ranks.together(lambda: self.register(trainer, watch, kept))
+
+    @contextmanager
+    def stored(self) -> Iterator[None]:
+        """Around what writes: a full disk, however a library tells it, is a `StorageError` that says how to go on."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError, InputError) as error:
+            if not is_storage(error):
+                raise
+            self.state.last_checkpoint()
+            raise StorageError(f"cannot write ({one_line(str(error))}); {self.go_on('free some disk, then')}") from None
 
     def go_on(self, how: str) -> str:
         return f"{how}: python -m training.{self.state.method} --resume {shlex.quote(str(self.state.folder))}"
@@ -146,7 +159,7 @@ class Session:
                 recipe=str(settings.recipe),
                 four_bit=settings.four_bit,
                 pairs=self.state.digests.get("pairs"),
-                run=find(settings.from_run, sealed=True).name,
+                run=self.heard.run.folder.name,
                 judge=self.heard.judge,
                 metrics=found(frame, step) | ({"stopped": watch.stopped} if watch.stopped else {}),
                 out=settings.out / "adapters",
@@ -178,5 +191,4 @@ def is_storage(error: BaseException) -> bool:
     """Whether an error, however a library has wrapped it, comes from a disk that takes no more."""
     if isinstance(error, OSError):
         return error.errno in FULL_DISK
-    said = str(error)
-    return any(hint in said for hint in ("PytorchStreamWriter", "No space left", "File too large", "inline_container"))
+    return any(hint in str(error) for hint in HINTS)

@@ -9,7 +9,7 @@ minutes. What comes out stands in the registry and can be seated, or be the base
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import exp, fsum
+from math import ceil, fsum
 from random import Random
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from runs.records import content_id
 from topics.errors import InputError, command
 from training import policy, ranks
 from training.policy import Start
-from training.recipe import Count, Training, parse_training
+from training.recipe import TINY, Count, Training, parse_training
 from training.speeches import Decided, decided_speeches, held_back, prompts
 from training.state import State, resumed
 from training.tokens import Tokens, lengths, sequences
@@ -45,7 +45,7 @@ class Settings(Training, cli_prog_name="python -m training.sft"):
     rows: Count
     """speeches a step; with packing: rows of max-length tokens"""
     packing: bool = True
-    """several speeches a row"""
+    """one speech a row (default: several)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +113,13 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     """Train, and register what came out; None where it was stopped on the way."""
     with extra():
         import torch  # noqa: F401
-    heard = decided_speeches(
-        tables.load(find(settings.from_run, sealed=True)), judge=settings.judge, chosen=settings.chosen
-    )
+    played = tables.load(find(settings.from_run, out=settings.out, sealed=True))
+    heard = decided_speeches(played, judge=settings.judge, chosen=settings.chosen)
+    if settings.rows % ranks.processes():
+        raise InputError(f"--rows {settings.rows} cannot be shared by {ranks.processes()} processes; give a multiple")
     begin = ranks.together(lambda: policy.start(settings, heard, taught=False))
+    settings = settings.model_copy(update={"from_run": str(played.folder), "base": named(settings, begin)})
+    settings = settings.model_copy(update={"full": trains_all(settings, begin)})
     if ranks.is_first():
         print(f"base: {begin.why}", file=sys.stderr)
     tokenizer = policy.tokenizer(begin)
@@ -134,44 +137,84 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     return fit(Session(settings=settings, state=state, begin=begin, heard=heard, tokenizer=tokenizer, form=form), data)
 
 
+def named(settings: Settings, begin: Start) -> str:
+    """The base, as `--resume` will have to name it."""
+    return TINY if settings.base in (None, TINY) else begin.name
+
+
+def trains_all(settings: Settings, begin: Start) -> bool:
+    """Whether all weights are trained: not those under an adapter, and not quantised ones."""
+    if begin.adapter is None and not settings.four_bit:
+        return settings.full
+    if "full" in settings.typed and settings.full:
+        why = "--four-bit quantises the base" if settings.four_bit else f"{begin.parent} is an adapter"
+        raise InputError(f"{why}, so not all weights can be trained; leave out --full")
+    return False
+
+
 def fit(session: Any, data: Demonstrations) -> Adapter | None:
     """Train and register."""
     from datasets import Dataset, disable_progress_bars
     from trl import SFTConfig, SFTTrainer
 
+    from training.preference import perplexity
     from training.reference import score
 
     disable_progress_bars()
     settings: Settings = session.settings
     model = policy.load(session.begin, settings, full=settings.full)
     arguments = session.arguments() | {
-        "num_train_epochs": settings.epochs,
-        "per_device_train_batch_size": settings.rows,
+        "num_train_epochs": settings.epochs if settings.packing else 1,
+        "per_device_train_batch_size": settings.rows // ranks.processes(),
         "max_length": settings.max_length,
         "packing": settings.packing,
-        "train_sampling_strategy": "random" if settings.packing else "group_by_length",
+        "train_sampling_strategy": "random" if settings.packing else "sequential",
         "completion_only_loss": True,
     }
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments),
-        train_dataset=Dataset.from_list(list(_rows(data.learnt))),
+        train_dataset=Dataset.from_list(list(_rows(data.learnt, ordered(data.learnt, settings)))),
         processing_class=session.tokenizer,
-        peft_config=None if settings.full else policy.lora(settings),
+        peft_config=None if settings.full or session.begin.adapter else policy.lora(settings),
     )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL rounds adapters over a 4-bit base to bfloat16
+            parameter.data = parameter.data.float()
     spoken = sum(len(data.checked.speeches[speech]) for _, speech in data.checked.sequences)
 
     def check(model: Model) -> dict[str, float]:
         values = score(model, data.checked, range(len(data.checked.sequences)), autocast=session.precision)
-        loss = -fsum(values) / spoken
-        return {"perplexity": exp(min(loss, 50.0)), "held_back_loss": loss}
+        total = fsum(values)
+        return {"perplexity": perplexity(total, spoken), "held_back_loss": -total / spoken}
 
     adapter: Adapter | None = session.fit(trainer, check)
     return adapter
 
 
-def _rows(tokens: Tokens) -> Iterator[dict[str, list[int]]]:
-    for prompt, speech in tokens.sequences:
+def ordered(tokens: Tokens, settings: Settings) -> list[int]:
+    """In what order the speeches are read: shuffled anew in each epoch, those of a step of about the same length.
+
+    Packed rows are shuffled by the trainer, so they come as they are.
+    """
+    every = list(range(len(tokens.sequences)))
+    if settings.packing:
+        return every
+    read, order = lengths(tokens), []
+    for epoch in range(ceil(settings.epochs)):
+        draw = Random(f"{settings.seed}/{epoch}/order")
+        mixed = draw.sample(every, len(every))
+        near = [mixed[at : at + 50 * settings.rows] for at in range(0, len(mixed), 50 * settings.rows)]
+        steps = []
+        for some in near:
+            some.sort(key=lambda sequence: read[sequence])
+            steps += [some[at : at + settings.rows] for at in range(0, len(some), settings.rows)]
+        order += [sequence for step in draw.sample(steps, len(steps)) for sequence in step]
+    return order[: round(settings.epochs * len(every))]
+
+
+def _rows(tokens: Tokens, order: list[int]) -> Iterator[dict[str, list[int]]]:
+    for prompt, speech in (tokens.sequences[sequence] for sequence in order):
         asked, said = tokens.prompts[prompt], tokens.speeches[speech]
         yield {"input_ids": [*asked, *said], "completion_mask": [0] * len(asked) + [1] * len(said)}
 
@@ -184,7 +227,10 @@ def at_once(data: Demonstrations, settings: Settings) -> int:
 def tell(begin: Start, data: Demonstrations, settings: Settings) -> None:
     """What a training would be."""
     tokens = int(sum(lengths(data.learnt)) * settings.epochs)
+    steps = ceil(len(data.learnt.sequences) * settings.epochs / settings.rows)
+    rows = f"{steps:,} steps of {settings.rows}" if not settings.packing else f"packed, {settings.rows} rows a step"
     print(f"{len(data.learnt.sequences):,} speeches on {data.topics} topics, {data.too_long:,} too long")
+    print(f"{tokens:,} tokens, {rows}")
     print(f"{len(data.checked.sequences):,} speeches of held-back topics to check on")
     print(
         policy.estimate(
@@ -218,7 +264,12 @@ def trained(
         return 0
     known = ", ".join(f"{name} {value:.4g}" for name, value in adapter.metrics.items() if isinstance(value, float))
     print(f"wrote {adapter.folder}: {known}")
-    print(f'seat:  [[contestants]] name = "{method}", kind = "local", adapter = "{adapter.id}"')
+    if method == "sft":
+        print(f"next:  python -m training.dpo --from-run {settings.from_run} --base {adapter.id}")
+    else:
+        print(
+            f'next:  python -m training.adapters show {adapter.id}; to seat it, in a roster: adapter = "{adapter.id}"'
+        )
     return 0
 
 

@@ -76,13 +76,21 @@ def decided_speeches(
 
 
 def held_back(topic_ids: Iterable[str], share: float) -> set[str]:
-    """The train topics that no training step sees, so that settings can be chosen on them: a share, at least one.
+    """The train topics that no training step sees, so that settings can be chosen on them: about a share of them.
 
-    Which ones does not depend on any seed: a policy and its parent hold back the same. A larger share holds back
-    all of a smaller one and more.
+    Whether a topic is one depends on it and on the share alone, on no seed and on no other topic, so a policy and its
+    parent hold back the same; a larger share holds back all of a smaller one and more. Where that leaves none of a
+    few topics, the first by lot is held back.
     """
-    order = sorted(set(topic_ids), key=lambda topic_id: content_seed("held back", topic_id))
-    return set(order[: max(1, round(share * len(order)))]) if share > 0 else set()
+
+    def lot(topic_id: str) -> int:
+        return content_seed("held back", topic_id)
+
+    train = sorted((topic.topic_id for topic in catalogue.load("train")), key=lot)
+    back = set(train[: round(share * len(train))])  # of the catalogue's own exactly the share
+    known = set(topic_ids)
+    own = known.difference(train)
+    return (known & back) | {topic_id for topic_id in own if lot(topic_id) < share * 2**63} or {min(known, key=lot)}
 
 
 def _judge(run: Tables, wanted: str | None) -> str:

@@ -23,7 +23,7 @@ from runs import NEWEST
 from runs.files import replace_text
 from runs.settings import explain
 from topics.errors import InputError, is_file, near
-from training.recipe import NOT_STORED, Training
+from training.recipe import NOT_STORED, PLACES, Training
 
 NAME = "training.json"
 COMPLETE = "complete"
@@ -92,12 +92,13 @@ def resumed(settings: T, method: str) -> tuple[T, State]:
     """The training that `--resume` names, and its settings; given ones must be the same."""
     state = State.read(find(str(settings.resume), method, settings.out))
     try:
-        stored = type(settings).model_validate(state.settings | {"out": settings.out, "resume": settings.resume})
+        kept = {"out": state.folder.parent.parent, "resume": settings.resume, "dry_run": settings.dry_run}
+        stored = type(settings).model_validate(state.settings | kept)
     except ValidationError as error:
         raise InputError(f"{str(state.folder)!r} cannot be resumed: {explain(error)}") from None
     mine = stored.model_dump(mode="json")
     given = settings.model_dump(mode="json")
-    for name in settings.typed - NOT_STORED:
+    for name in settings.typed - NOT_STORED - PLACES:  # of what those name, the digests are compared
         if given[name] != mine[name]:
             raise InputError(
                 f"{str(state.folder)!r} was begun with {name} {mine[name]!r}, not {given[name]!r}; "

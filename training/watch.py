@@ -23,6 +23,7 @@ import polars as pl
 from transformers import TrainerCallback
 
 from runs.files import replace_text
+from topics.errors import InputError
 from training.state import COMPLETE
 
 Check = Callable[[Any], Mapping[str, float]]
@@ -53,12 +54,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is Any here
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         self._started, self._begun_at = monotonic(), state.global_step
-        if state.global_step == 0:
-            self._look(state, model)
+        if state.global_step == 0 and not self._look(state, model):
+            found = state.log_history[-1]["perplexity"]
+            raise InputError(
+                f"before the first step, perplexity on held-back speeches is {found:.4g}, above the guard's "
+                f"{self.most:g}; teach the base first (python -m training.sft), or raise --max-perplexity"
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> Any:
         last = state.global_step >= state.max_steps
-        due = state.global_step % self.every == 0 or last
+        due = state.global_step % self.every == 0 or last or self.interrupted
         control.should_save = False
         if due:
             good = self._look(state, model)
@@ -68,7 +73,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is Any here
                 self.stopped = f"perplexity {state.log_history[-1]['perplexity']:.2f} is above {self.most:g}"
         if self.interrupted and not last:
             self.stopped = self.stopped or "interrupted"
-            control.should_save = control.should_save or (not due and self._has_room())
         control.should_training_stop = control.should_training_stop or self.stopped is not None or last
         return control
 
