@@ -132,12 +132,15 @@ def played(out: Path, size: Size) -> Path:
     from arena import run as arena
     from runs.run import folders
     from runs.tables import is_sealed
+    from training.loop import OPPONENTS
 
     begun = folders(out)
     if begun and is_sealed(begun[0]):
         return begun[0]
-    asked = {"resume": str(begun[0])} if begun else {"topics": "train", "format": "brief", "limit": size.debates}
-    return arena.run(arena.Settings.model_validate(asked | {"out": out})).folder
+    asked: dict[str, Any] = {"roster": OPPONENTS, "format": "brief", "limit": size.debates}
+    return arena.run(
+        arena.Settings.model_validate(({"resume": str(begun[0])} if begun else asked) | {"out": out})
+    ).folder
 
 
 def teach(out: Path, run: Path, **options: Any) -> None:
@@ -345,7 +348,7 @@ def measure_reference(bench: Bench, job: Job, size: Size) -> dict[str, Any]:
         told = {name: round(value * pairs / len(some), 2) for name, value in bench.meter.told().items()}
         return told | {"pairs": pairs, "timed": len(some)}
     shutil.rmtree(bench.out / f"cache-{bench.kind}", ignore_errors=True)
-    score(bench.model, bench.learnt, range(16), autocast=bench.autocast)  # the first of its kind is slower
+    score(bench.model, bench.learnt, range(8), autocast=bench.autocast)  # the first of its kind is slower
     bench.meter.start()
     bench.reference(bench.learnt)
     bench.meter.stop()
@@ -386,7 +389,7 @@ def follow(bench: Bench, checked: Any, before: list[float], seen: list[int], tra
             if step in due:
                 bench.meter.stop()
                 found: Any = evaluate(model, checked, before, bench.settings.beta, autocast=bench.autocast)
-                right = "".join(str(int(one)) for one in found["correct"])
+                right = "".join(str(round(2 * one)) for one in found["correct"])  # 1: nothing has moved
                 curve.append({"step": step, "pairs": seen[step - 1], **bench.meter.told(), **found, "correct": right})
                 bench.meter.start()
             control.should_training_stop = step >= len(seen)
@@ -513,7 +516,7 @@ def after_an_epoch(runs: list[dict[str, Any]]) -> str:
     from runs.statistics import rate
 
     ends = [next(point for point in run["curve"] if point["pairs"] >= run["pairs"])["correct"] for run in runs]
-    found = rate([fmean(map(int, seeds)) for seeds in zip(*ends, strict=True)], runs[0]["topics"])
+    found = rate([fmean(map(int, seeds)) / 2 for seeds in zip(*ends, strict=True)], runs[0]["topics"])
     return f"{found.value:.3f}" + (f" [{found.low:.3f}, {found.high:.3f}]" if found.low is not None else "")
 
 
