@@ -57,6 +57,8 @@ def make_pairs(keys: int, prompt_tokens: int, tokenizer: Any, words: list[str]) 
         pairs += [(*key, chosen, rejected) for chosen in sides[0] for rejected in sides[1]]
     about = ["prompt_id", "topic_id", "side", "turn"]
     return PairSet(
+        run="run",
+        context="key",
         texts=pl.DataFrame({"text_id": list(texts), "text": list(texts.values())}),
         prompts=pl.DataFrame(prompts, schema=[*about, "messages"], orient="row"),
         pairs=pl.DataFrame(pairs, schema=[*about, "chosen_text_id", "rejected_text_id"], orient="row"),

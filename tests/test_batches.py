@@ -187,6 +187,8 @@ def small_set() -> PairSet:
     named = ["prompt_id", "topic_id", "chosen_text_id", "rejected_text_id"]
     texts = {name: f"I am {name}." for name in "abcd"} | {"long": "It works. " * 50}
     return PairSet(
+        run="run",
+        context="key",
         texts=pl.DataFrame({"text_id": list(texts), "text": list(texts.values())}),
         prompts=pl.DataFrame(
             {"prompt_id": ["p0", "p1"], "topic_id": ["t0", "t1"], "messages": asked},

@@ -89,6 +89,8 @@ def make_pairs(*keys: Key, seed: int = 0) -> PairSet:
     about = {"prompt_id": pl.String, "topic_id": pl.String, "side": pl.String, "turn": pl.Int32}
     ids = {"chosen_text_id": pl.String, "rejected_text_id": pl.String}
     return PairSet(
+        run="run",
+        context="key",
         texts=pl.DataFrame({"text_id": list(texts), "text": list(texts.values())}),
         prompts=pl.DataFrame(prompts, schema=about | {"messages": roles}, orient="row"),
         pairs=pl.DataFrame(pairs, schema=about | ids, orient="row"),
