@@ -115,6 +115,9 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
         import torch  # noqa: F401
     played = tables.load(find(settings.from_run, out=settings.out, sealed=True))
     heard = decided_speeches(played, judge=settings.judge, chosen=settings.chosen)
+    if not heard.speeches.height:
+        steps = "; ".join(f"{what}: {count:,}" for what, count in heard.counts.items())
+        raise InputError(f"run {played.folder.name!r} has no speeches to learn from ({steps}); name another run")
     if settings.rows % ranks.processes():
         raise InputError(f"--rows {settings.rows} cannot be shared by {ranks.processes()} processes; give a multiple")
     begin = ranks.together(lambda: policy.start(settings, heard, taught=False))

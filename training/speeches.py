@@ -89,6 +89,8 @@ def held_back(topic_ids: Iterable[str], share: float) -> set[str]:
     train = sorted((topic.topic_id for topic in catalogue.load("train")), key=lot)
     back = set(train[: round(share * len(train))])  # of the catalogue's own exactly the share
     known = set(topic_ids)
+    if not known:
+        return set()
     own = known.difference(train)
     return (known & back) | {topic_id for topic_id in own if lot(topic_id) < share * 2**63} or {min(known, key=lot)}
 
