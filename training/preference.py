@@ -221,8 +221,8 @@ class Evaluation(TypedDict):
     """Mean DPO loss."""
     perplexity: float
     """Of the chosen speeches, each different one once, by token."""
-    correct: list[float]
-    """Of each pair, 1 where it counts as accurate; half where nothing has moved."""
+    correct: list[bool]
+    """Of each pair, whether it counts as accurate."""
 
 
 def evaluate(
@@ -239,15 +239,14 @@ def evaluate(
     values = score(model, tokens, range(len(tokens.sequences)), autocast=autocast)
     gain = [value - before for value, before in zip(values, reference, strict=True)]
     margins = [gain[chosen] - gain[rejected] for chosen, rejected in tokens.pairs]
-    right = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
     liked = {chosen for chosen, _ in tokens.pairs}
     spoken = sum(len(tokens.speeches[tokens.sequences[sequence][1]]) for sequence in liked)
     return Evaluation(
-        accuracy=math.fsum(right) / len(right),
+        accuracy=sum(margin > 0 for margin in margins) / len(margins),
         margin=math.fsum(margins) / len(margins),
         loss=math.fsum(_softplus(-beta * margin) for margin in margins) / len(margins),
         perplexity=perplexity(math.fsum(values[sequence] for sequence in liked), spoken),
-        correct=right,
+        correct=[margin > 0 for margin in margins],
     )
 
 
