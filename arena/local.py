@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arena.contestants import Name, SpeakFailed
 from arena.models import load_tokenizer, prompt_ids
-from arena.prompting import Message, key_messages, messages
+from arena.prompting import Message, render
 from arena.speech import hear
 from arena.worker import Worker
 from runs import adapters
@@ -180,7 +180,7 @@ class Seat:
 
     def prompt(self, debate: Debate, slot: Slot) -> list[int]:
         """The tokens that the model is asked with; `SpeakFailed` where they leave no room in its window."""
-        said = key_messages(debate, slot) if self.entry.context == "key" else messages(debate, slot)
+        said = render(self.entry.context or "transcript", debate, slot)
         prompt = prompt_ids(self.worker.tokenizer, said)
         if self.worker.window is not None and len(prompt) >= self.worker.window:
             raise SpeakFailed(

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
+from runs.adapters import Context
 from runs.records import Debate, Slot
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -36,6 +37,11 @@ def messages(debate: Debate, slot: Slot) -> list[Message]:
         if own.turn < slot.turn and own.turn in before:
             prompt.append({"role": "assistant", "content": before[own.turn].text})
     return prompt
+
+
+def render(context: Context, debate: Debate, slot: Slot) -> list[Message]:
+    """The prompt for `slot` in the way that a policy was trained on, and is played with."""
+    return key_messages(debate, slot) if context == "key" else messages(debate, slot)
 
 
 def key_messages(debate: Debate, slot: Slot) -> list[Message]:

@@ -242,8 +242,8 @@ def test_a_pair_set_can_be_named(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pairs"
     assert pairs.main(["--from-run", str(run_of(made)), "--out", str(folder), "--chosen", "granite,cedar"]) == 0
     settings = parse_training(dpo.Settings, words(made, "--pairs", str(folder)), "dpo")
-    found, run = dpo.pairs_of(settings)
-    assert found.chosen == ["granite", "cedar"] and run.folder.name == run_of(made).name
+    found, heard = dpo.pairs_of(settings)
+    assert found.chosen == ["granite", "cedar"] and heard.run.folder.name == run_of(made).name
 
 
 def test_a_dry_run_writes_nothing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

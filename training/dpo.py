@@ -25,8 +25,7 @@ from arena.models import Model, Tokenizer, extra
 from runs import find, tables
 from runs.adapters import Adapter
 from runs.statistics import rate
-from runs.tables import Tables
-from topics.errors import InputError, command
+from topics.errors import InputError, command, is_file
 from training import pair_set, pairs, policy, ranks, sft
 from training.batches import Batching, MicroBatch, plan
 from training.pair_set import PairSet
@@ -71,17 +70,18 @@ class Data:
     digest: str
 
 
-def pairs_of(settings: Settings) -> tuple[PairSet, Tables]:
-    """The pair set that is named, or the run's, which is then written; and its run."""
+def pairs_of(settings: Settings) -> tuple[PairSet, Decided]:
+    """The pair set that is named, or the run's, which is then written; and the run's speeches, by the same judge."""
     if settings.pairs is None:
         run = tables.load(find(settings.from_run, out=settings.out, sealed=True))
         chosen = pairs.Settings(judge=settings.judge, context=settings.context)
-        found = pairs.make(run, chosen)
+        heard = decided_speeches(run, judge=chosen.judge, chosen=chosen.chosen)
+        found = pairs.among(heard, chosen)
         folder = settings.out / "pairs" / f"{found.run}-{found.digest[:12]}"
-        if not settings.dry_run and not folder.exists() and ranks.is_first():
+        if not settings.dry_run and not is_file(folder / pair_set.NAME) and ranks.is_first():
             stored = chosen.model_dump(mode="json", exclude=pairs.NOT_STORED)
             pair_set.write(found, folder, run=run, settings=stored)
-        return found, run
+        return found, heard
     found = pair_set.load(settings.pairs)
     for name, theirs in (("context", found.context), ("judge", found.judge)):
         mine = getattr(settings, name)
@@ -90,7 +90,7 @@ def pairs_of(settings: Settings) -> tuple[PairSet, Tables]:
     run = tables.load(find(settings.from_run if "from_run" in settings.typed else found.run, out=settings.out))
     if run.folder.name != found.run:
         raise InputError(f"{str(settings.pairs)!r} was made from run {found.run}, not {run.folder.name}")
-    return found, run
+    return found, decided_speeches(run, judge=found.judge, chosen=["any"])
 
 
 def data(found: PairSet, settings: Settings, tokenizer: Tokenizer) -> Data:
@@ -135,9 +135,8 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     """Train, and register what came out; None where it was stopped on the way."""
     with extra():
         import torch  # noqa: F401
-    found, played = pairs_of(settings)
-    heard = decided_speeches(played, judge=found.judge, chosen=["any"])
-    settings = settings.model_copy(update={"context": found.context, "from_run": str(played.folder)})
+    found, heard = pairs_of(settings)
+    settings = settings.model_copy(update={"context": found.context, "from_run": str(heard.run.folder)})
     if settings.per_step % ranks.processes():
         raise InputError(
             f"{settings.per_step} micro-batches a step cannot be shared by {ranks.processes()} processes; "
@@ -170,14 +169,14 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
 
 def fit(session: Any, made: Data, batches: list[MicroBatch]) -> Adapter | None:
     """Ask the reference, train, register."""
-    from training.preference import PreferenceTrainer, evaluate, settings
+    from training import preference
     from training.reference import log_probs
 
-    chosen: Settings = session.settings
-    model = policy.load(session.begin, chosen, full=False)
+    settings: Settings = session.settings
+    model = policy.load(session.begin, settings, session.tokenizer, full=False)
     kept = {
-        "cache": chosen.out / "reference",
-        "model_digest": reference_digest(session.begin, chosen),
+        "cache": settings.out / "reference",
+        "model_digest": reference_digest(session.begin, settings),
         "autocast": session.precision,
     }
     used = sorted({sequence for batch in batches for sequence in batch.sequences})
@@ -186,29 +185,29 @@ def fit(session: Any, made: Data, batches: list[MicroBatch]) -> Adapter | None:
     reference = [values.get(sequence, nan) for sequence in range(len(made.learnt.sequences))]  # nan: never run
     before = log_probs(model, made.checked, **kept)
     arguments = session.arguments() | {
-        "beta": chosen.beta,
-        "loss_type": [chosen.loss],
-        "gradient_accumulation_steps": chosen.per_step // ranks.processes(),
+        "beta": settings.beta,
+        "loss_type": [settings.loss],
+        "gradient_accumulation_steps": settings.per_step // ranks.processes(),
         "disable_dropout": False,
     }
-    trainer = PreferenceTrainer(
+    trainer = preference.PreferenceTrainer(
         model,
-        settings(**arguments),
+        preference.settings(**arguments),
         tokens=made.learnt,
         reference=reference,
         plan=batches,
         tokenizer=session.tokenizer,
-        peft_config=policy.lora(chosen) if session.begin.adapter is None else None,
+        peft_config=policy.lora(settings) if session.begin.adapter is None else None,
     )
 
     def check(model: Model) -> Mapping[str, float]:
-        found = evaluate(model, made.checked, before, chosen.beta, autocast=session.precision)
+        found = preference.evaluate(model, made.checked, before, settings.beta, autocast=session.precision)
         sure = rate(found["correct"], made.topics)
         bounds = {"accuracy_low": sure.low, "accuracy_high": sure.high}
         named = {name: found[name] for name in ("accuracy", "margin", "perplexity")}
         return named | {"held_back_loss": found["loss"]} | {k: v for k, v in bounds.items() if v is not None}
 
-    adapter: Adapter | None = session.fit(trainer, check, chosen.max_perplexity)
+    adapter: Adapter | None = session.fit(trainer, check, settings.max_perplexity)
     return adapter
 
 

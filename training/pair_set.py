@@ -23,6 +23,7 @@ from runs.spec import Spec
 from runs.tables import Tables
 from topics.errors import InputError
 
+NAME = "pairs.json"
 FILES = ("texts", "prompts", "pairs")
 
 
@@ -64,13 +65,13 @@ def write(pair_set: PairSet, folder: Path, *, run: Tables, settings: dict[str, A
         "counts": pair_set.counts,
         "sha256": {name: sha256_of(folder / f"{name}.parquet") for name in FILES},
     }
-    replace_text(folder / "pairs.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    replace_text(folder / NAME, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
 
 def load(folder: Path) -> PairSet:
     """A pair set from its folder; `InputError` where it was changed or holds a held-out topic, which is named."""
     try:
-        body: dict[str, Any] = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
+        body: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
         changed = [name for name in FILES if sha256_of(folder / f"{name}.parquet") != body["sha256"][name]]
         about = {name: body[name] for name in ("run", "judge", "context", "chosen", "counts")}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -26,7 +26,7 @@ from runs.settings import Command, parse
 from runs.tables import Tables
 from topics.errors import InputError, command
 from training.pair_set import PairSet, export_jsonl, write
-from training.speeches import KEY, decided_speeches, prompts
+from training.speeches import KEY, Decided, decided_speeches, prompts
 
 NOT_STORED = {"config", "dry_run", "out"}
 
@@ -63,7 +63,7 @@ class Settings(Command, cli_prog_name="python -m training.pairs"):
 
 
 def make(run: Tables, settings: Settings) -> PairSet:
-    """The pairs of a run. Raises `InputError` where none are left, with what each step left out."""
+    """The pairs of a run."""
     heard = decided_speeches(
         run,
         judge=settings.judge,
@@ -71,6 +71,11 @@ def make(run: Tables, settings: Settings) -> PairSet:
         min_margin=settings.min_margin,
         consistent=settings.consistent,
     )
+    return among(heard, settings)
+
+
+def among(heard: Decided, settings: Settings) -> PairSet:
+    """The pairs among speeches. Raises `InputError` where none are left, with what each step left out."""
     speeches, counts = heard.speeches, heard.counts
     found = pair_rows(speeches, heard.chosen, settings.rejected)
     counts["pairs of different texts"] = found.height
@@ -78,8 +83,8 @@ def make(run: Tables, settings: Settings) -> PairSet:
         found = capped(found, speeches, settings.cap, settings.seed)
         counts["pairs under the cap"] = found.height
     if not found.height:
-        steps = "; ".join(f"{what}: {n:,}" for what, n in counts.items())
-        raise InputError(f"no pairs are left with these settings ({steps}); loosen --chosen, --min-margin or --judge")
+        what = f"no pairs are left with these settings ({heard.steps})"
+        raise InputError(f"{what}; loosen --chosen, --min-margin or --judge")
     counts["keys"] = found["key"].n_unique()
     winners, losers = (speeches[found[part]] for part in ("chosen_row", "rejected_row"))
     asked, prompt_ids = prompts(heard, settings.context, winners)
@@ -90,7 +95,7 @@ def make(run: Tables, settings: Settings) -> PairSet:
         texts=texts.select(text_id="text_digest", text="text"),
         prompts=asked,
         pairs=pairs,
-        run=run.folder.name,
+        run=heard.run.folder.name,
         judge=heard.judge,
         context=settings.context,
         chosen=heard.chosen or ["any"],

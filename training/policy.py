@@ -161,7 +161,7 @@ def tokenizer(begin: Start) -> Tokenizer:
     return load_tokenizer(begin.source)
 
 
-def load(begin: Start, settings: Training, *, full: bool) -> Model:
+def load(begin: Start, settings: Training, tokenizer: Tokenizer, *, full: bool) -> Model:
     """The model to train; its weights in float32 where they are trained themselves."""
     model = load_model(begin.source, dtype="float32" if full else settings.dtype, four_bit=settings.four_bit)
     if begin.adapter is None:
@@ -171,7 +171,7 @@ def load(begin: Start, settings: Training, *, full: bool) -> Model:
         raise InputError(f"{begin.adapter.id} was trained over {held}; train it further with the same: see --four-bit")
     adapters.check_base(begin.adapter, begin.source)
     model = attach(model, begin.adapter)
-    check_canary(begin.adapter, model, load_tokenizer(begin.source))
+    check_canary(begin.adapter, model, tokenizer)
     model.peft_config["default"].base_model_name_or_path = begin.source  # PEFT looks there when it saves, or on the hub
     for name, parameter in model.named_parameters():
         parameter.requires_grad = ".lora_" in name
@@ -200,7 +200,7 @@ def needed(source: str, settings: Training, *, full: bool, tokens: int) -> float
     if not folder.is_dir():
         return None
     size = parameters(folder)
-    width = {"float32": 4.0, "auto": 2.0}.get("float32" if full else settings.dtype, 2.0)
+    width = 4.0 if full or settings.dtype == "float32" else 2.0
     if full:
         held = 16.0 * size  # weights, gradients and Adam's two averages, in float32
     else:

@@ -61,12 +61,7 @@ class Demonstrations:
 
 def demonstrations(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Demonstrations:
     """The winning speeches of the topics to learn from, and of those held back."""
-    won = heard.speeches.filter("won")
-    if heard.chosen is not None:
-        won = won.filter(pl.col("contestant").is_in(heard.chosen))
-    if not won.height:
-        steps = "; ".join(f"{what}: {count:,}" for what, count in heard.counts.items())
-        raise InputError(f"no winning speeches are left with these settings ({steps}); see --chosen, --judge")
+    won = winning(heard)
     back = held_back(heard.topics_heard, settings.held_back)
     learnt = _drawn(won.filter(~pl.col("topic_id").is_in(back)), settings.limit, settings.seed)
     checked = _drawn(won.filter(pl.col("topic_id").is_in(back)), CHECKED, 0)
@@ -82,6 +77,16 @@ def demonstrations(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> 
         topics=learnt["topic_id"].n_unique(),
         digest=content_id(*learnt["text_digest"], *learnt["debate_id"], settings.context, size=32),
     )
+
+
+def winning(heard: Decided) -> pl.DataFrame:
+    """The winning speeches of those who were chosen; refused where there are none."""
+    won = heard.speeches.filter("won")
+    if heard.chosen is not None:
+        won = won.filter(pl.col("contestant").is_in(heard.chosen))
+    if not won.height:
+        raise InputError(f"no winning speeches are left with these settings ({heard.steps}); see --chosen, --judge")
+    return won
 
 
 def _drawn(speeches: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
@@ -115,9 +120,7 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
         import torch  # noqa: F401
     played = tables.load(find(settings.from_run, out=settings.out, sealed=True))
     heard = decided_speeches(played, judge=settings.judge, chosen=settings.chosen)
-    if not heard.speeches.height:
-        steps = "; ".join(f"{what}: {count:,}" for what, count in heard.counts.items())
-        raise InputError(f"run {played.folder.name!r} has no speeches to learn from ({steps}); name another run")
+    winning(heard)  # refuses a run without any before a base is built
     if settings.rows % ranks.processes():
         raise InputError(f"--rows {settings.rows} cannot be shared by {ranks.processes()} processes; give a multiple")
     begin = ranks.together(lambda: policy.start(settings, heard, taught=False))
@@ -165,7 +168,7 @@ def fit(session: Any, data: Demonstrations) -> Adapter | None:
 
     disable_progress_bars()
     settings: Settings = session.settings
-    model = policy.load(session.begin, settings, full=settings.full)
+    model = policy.load(session.begin, settings, session.tokenizer, full=settings.full)
     arguments = session.arguments() | {
         "num_train_epochs": settings.epochs if settings.packing else 1,
         "per_device_train_batch_size": settings.rows // ranks.processes(),

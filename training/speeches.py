@@ -6,17 +6,17 @@ own that says nearly what a held-out one says. What each step leaves out is coun
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import polars as pl
 
 import topics as catalogue
-from arena.prompting import Message, key_messages, messages
+from arena.prompting import render
 from runs.adapters import Context
 from runs.ratings import leaderboard
-from runs.records import Debate, Match, Slot, Turn, content_seed, slots_for
+from runs.records import Debate, Match, Turn, content_seed, slots_for
 from runs.run import stored_topics
 from runs.spec import Spec
 from runs.tables import Tables
@@ -25,7 +25,6 @@ from topics.errors import InputError, near
 from topics.leakage import overlaps
 
 KEY = ("topic_id", "side", "turn")
-RENDER: dict[Context, Callable[[Debate, Slot], list[Message]]] = {"key": key_messages, "transcript": messages}
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
 
@@ -44,6 +43,11 @@ class Decided:
     debates: pl.DataFrame
     counts: dict[str, int]
     """What every step found or left out."""
+
+    @property
+    def steps(self) -> str:
+        """The counts, to be told where nothing is left."""
+        return "; ".join(f"{what}: {count:,}" for what, count in self.counts.items())
 
     @property
     def topics_heard(self) -> list[str]:
@@ -197,7 +201,7 @@ def prompts(heard: Decided, context: Context, wanted: pl.DataFrame) -> tuple[pl.
             slots=slots_for(slots, match.opener),
             turns=turns.get(debate_id, ()),
         )
-        said = RENDER[context](debate, debate.slots[turn - 1])
+        said = render(context, debate, debate.slots[turn - 1])
         digest = blake2b(json.dumps(said, ensure_ascii=False).encode(), digest_size=16).hexdigest()
         rows.append((digest, topic_id, side, turn, debate_id, said))
     schema = {"prompt_id": pl.String, "topic_id": pl.String, "side": pl.String, "turn": pl.Int32}
