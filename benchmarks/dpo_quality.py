@@ -542,7 +542,7 @@ def show(results: Results, kind: str, found: dict[str, list[dict[str, Any]]]) ->
             cells += [", ".join(told[:-1]), told[-1]]
             if seconds[-1] is not None:
                 taken[way] = seconds[-1]
-            cells.append(f"{taken[way] / taken['stock']:.2f}" if {way, "stock"} <= taken.keys() else "-")
+            cells.append(f"{taken[way] / taken['stock']:.2f}" if way in taken and taken.get("stock") else "-")
             cells.append("-" if tokens is None else f"{tokens / 1000:,.0f}")
             print(f"| {way} | {' | '.join(cells)} |")
         print(f"\nthere first: {min(taken, key=lambda way: taken[way], default='none')}")

@@ -178,6 +178,12 @@ class Adapter(_Stored):
         return _digest({name: self.files[name] for name in wanted})
 
     @property
+    def figures(self) -> str:
+        """The metrics that are measured, on one line."""
+        measured = ((name, value) for name, value in self.metrics.items() if isinstance(value, float))
+        return ", ".join(f"{name} {figure(value)}" for name, value in measured)
+
+    @property
     def content(self) -> str:
         """The id that the weights and what made them come to."""
         made = json.dumps(self.model_dump(mode="json", include=MADE_BY), sort_keys=True)

@@ -1,7 +1,7 @@
 """What tests share: playing a small run, reading its tables without the clock, and being refused in one line."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -24,6 +24,17 @@ def play(tmp_path: Path) -> Play:
         return run(Settings.model_validate({"out": tmp_path / "out", "limit": 12} | settings))
 
     return play
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread, for what must come out the same, or runs beside other processes."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def timeless(folder: Path) -> dict[str, pl.DataFrame]:

@@ -99,14 +99,6 @@ def registered(out: Path, model: Any, tokenizer: Any, base: adapters.Base, metho
         return registry.register(folder, **given, settings={}, context="key", out=out)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     place = tmp_path_factory.mktemp("world")

@@ -9,7 +9,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -46,14 +46,6 @@ WORDS = TEXT.split()
 Gradients = dict[str, torch.Tensor]
 Key = tuple[int, int, float, int]
 """Of a key: chosen texts, rejected texts, share of their pairs that is there, texts that are on both sides."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

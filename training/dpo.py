@@ -32,7 +32,7 @@ from training.pair_set import PairSet
 from training.policy import Start
 from training.recipe import TINY, Count, Positive, Training, default, table
 from training.speeches import Decided, decided_speeches, held_back
-from training.state import State
+from training.state import State, trained
 from training.tokens import Tokens, lengths, tokenise, too_long, without
 
 CHECKED = 256
@@ -123,11 +123,7 @@ def _drawn(found: PairSet, topics: set[str]) -> PairSet:
 def fitting(tokens: Tokens, settings: Training) -> tuple[Tokens, int]:
     """The pairs that fit, and how many do not; refused where those are more than the share that may be."""
     long = too_long(tokens, settings.max_length)
-    if len(long) > settings.too_long * len(tokens.pairs):
-        raise InputError(
-            f"{len(long):,} of {len(tokens.pairs):,} pairs have a speech that is longer than {settings.max_length} "
-            f"tokens with its prompt; expected a share of {settings.too_long:g} at most: see --max-length, --too-long"
-        )
+    policy.few_too_long(len(long), len(tokens.pairs), "pairs have a speech that is", settings)
     return (without(tokens, long) if long else tokens), len(long)
 
 
@@ -273,7 +269,7 @@ def tell(begin: Start, made: Data, batches: list[MicroBatch], settings: Settings
 @command
 def main(argv: list[str] | None = None) -> int:
     """The command line; see `--help`."""
-    return sft.trained(Settings, "dpo", run, argv)
+    return trained(Settings, "dpo", run, argv)
 
 
 if __name__ == "__main__":

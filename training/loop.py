@@ -17,7 +17,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any, TypeVar
@@ -34,14 +33,14 @@ from runs import NEWEST, OUT, adapters
 from runs.files import replace_text
 from runs.journal import StorageError
 from runs.ratings import leaderboard
-from runs.run import folders
+from runs.run import folders as runs_under
 from runs.settings import explain
 from runs.spec import Spec
 from runs.statistics import Estimate, rate
 from runs.tables import is_sealed
-from topics.errors import InputError, command, is_file, near, one_line
-from training import dpo, sft
-from training.recipe import TINY, Count, Recipe, Training, parse_training, table
+from topics.errors import InputError, command, one_line
+from training import dpo, folders, sft
+from training.recipe import NOT_STORED, TINY, Count, Recipe, Training, parse_training, table
 from training.state import State, find_same
 
 NAME = "loop.json"
@@ -81,9 +80,6 @@ class Settings(Recipe, cli_prog_name="python -m training.loop"):
     """say what would be done, and write nothing"""
 
 
-NOT_STORED = {"resume", "config", "dry_run", "out"}
-
-
 @dataclass(kw_only=True)
 class Loop:
     """A loop under way: its folder, and what its stages came to."""
@@ -97,17 +93,12 @@ class Loop:
     @classmethod
     def begin(cls, settings: Settings) -> "Loop":
         """A new loop under `settings.out`."""
-        folder = settings.out / "loops" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        folder = settings.out / "loops" / folders.named()
         loop = cls(folder=folder, settings=settings, done={}, seconds={})
         for kind, method in ((sft.Settings, "sft"), (dpo.Settings, "dpo")):
             loop.told(kind, method, "", "")  # what is wrong with a recipe is said before hours are spent
         rosters.load(settings.roster or OPPONENTS)
-        try:
-            folder.mkdir(parents=True)
-            loop.save()
-        except OSError as error:
-            what = f"cannot write to {str(settings.out)!r} ({error.strerror})"
-            raise InputError(f"{what}; name another folder with --out") from None
+        folders.begin(folder / NAME, loop.body, settings.out)
         return loop
 
     @classmethod
@@ -122,10 +113,11 @@ class Loop:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{str(folder)!r} cannot be read as a loop ({type(error).__name__})") from None
 
-    def save(self) -> None:
+    @property
+    def body(self) -> dict[str, Any]:
+        """What `loop.json` holds."""
         stored = self.settings.model_dump(mode="json", exclude=NOT_STORED)
-        body = {"settings": stored, "done": self.done, "seconds": self.seconds}
-        replace_text(self.folder / NAME, json.dumps(body, indent=1) + "\n")
+        return {"settings": stored, "done": self.done, "seconds": self.seconds}
 
     def stage(self, name: str, what: str, work: Callable[[], str]) -> str:
         """Do a stage, unless it was done; `work` gives the id of what it made."""
@@ -134,7 +126,7 @@ class Loop:
             started = perf_counter()
             self.done[name] = work()
             self.seconds[name] = perf_counter() - started
-            self.save()
+            folders.save(self.folder / NAME, self.body)
         return self.done[name]
 
     @property
@@ -189,7 +181,7 @@ class Loop:
             }
         )
         spec, _ = arena.resolve(asked)
-        begun = [folder for folder in folders(self.settings.out) if folder.name > self.folder.name]
+        begun = [folder for folder in runs_under(self.settings.out) if folder.name > self.folder.name]
         same = [folder for folder in begun if Spec.read(folder).digest == spec.digest]
         if same and is_sealed(same[0]):
             return same[0].name
@@ -354,7 +346,7 @@ def standings(frame: pl.DataFrame) -> list[str]:
 def looks(out: Path, run: Path) -> int:
     """How many runs under `out` were played on held-out topics; 0 where `run` was not one of them."""
     held_out = {topic.topic_id for topic in catalogue.load("test")}
-    looked = [folder for folder in folders(out) if held_out & set(Spec.read(folder).topics)]
+    looked = [folder for folder in runs_under(out) if held_out & set(Spec.read(folder).topics)]
     return len(looked) if run.name in {folder.name for folder in looked} else 0
 
 
@@ -364,8 +356,7 @@ def policies(loop: Loop) -> list[str]:
     for name, made in loop.done.items():
         if name == "teach" or name.startswith("prefer"):
             entry = adapters.find(made, loop.settings.out / "adapters")
-            found = ", ".join(f"{key} {value:.4g}" for key, value in entry.metrics.items() if isinstance(value, float))
-            lines.append(f"{name:10} {made}: {found} (held-back train topics)")
+            lines.append(f"{name:10} {made}: {entry.figures} (held-back train topics)")
     return [*lines, ""]
 
 
@@ -394,28 +385,20 @@ def main(argv: list[str] | None = None) -> int:
 def _resumed(settings: Settings) -> Loop:
     """The loop that `--resume` names: a folder, its name, or the newest unfinished one; given settings are compared."""
     loop = _begun(settings)
-    for name in settings.typed - NOT_STORED:
-        if (mine := getattr(loop.settings, name)) != (given := getattr(settings, name)):
-            raise InputError(
-                f"{str(loop.folder)!r} was begun with {name} {mine!r}, not {given!r}; "
-                f"resume it without --{name.replace('_', '-')}, or start a new one without --resume"
-            )
+    folders.same(loop.folder, settings.typed - NOT_STORED, settings, loop.settings)
     return loop
 
 
 def _begun(settings: Settings) -> Loop:
-    which, out = str(settings.resume), settings.out
-    begun = sorted((path.parent for path in (out / "loops").glob(f"*/{NAME}")), reverse=True)
-    if which == NEWEST:
-        for folder in begun:
-            if not (loop := Loop.read(folder, out)).finished:
-                return loop
-        raise InputError(f"no unfinished loop under {str(out / 'loops')!r}; start one without --resume")
-    for folder in (Path(which), out / "loops" / which):
-        if is_file(folder / NAME):
-            return Loop.read(folder, folder.parent.parent)
-    hint = near(which, [folder.name for folder in begun])
-    raise InputError(f"no loop {which!r}; expected a folder under {str(out / 'loops')!r}{hint}")
+    root = settings.out / "loops"
+    known = folders.begun(f"*/{NAME}", root)
+    if settings.resume != NEWEST:
+        folder = folders.find(str(settings.resume), "loop", NAME, root, known)
+        return Loop.read(folder, folder.parent.parent)
+    for folder in known:
+        if not (loop := Loop.read(folder, settings.out)).finished:
+            return loop
+    raise InputError(f"no unfinished loop under {str(root)!r}; start one without --resume")
 
 
 def _dry_run(settings: Settings) -> int:

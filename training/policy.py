@@ -252,6 +252,15 @@ def room(source: str, settings: Training, *, full: bool, tokens: int) -> None:
         )
 
 
+def few_too_long(long: int, of: int, what: str, settings: Training) -> None:
+    """Refuse data of which more than the share that may be left out is longer than `max_length`."""
+    if long > settings.too_long * of:
+        raise InputError(
+            f"{long:,} of {of:,} {what} longer than {settings.max_length} tokens with the prompt; expected at most a "
+            f"share of {settings.too_long:g}: raise --max-length or --too-long"
+        )
+
+
 def estimate(source: str, settings: Training, *, tokens: int, asked: int, at_once: int, full: bool) -> str:
     """A line on how much memory and time a training takes here, before anything is loaded.
 

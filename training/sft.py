@@ -7,11 +7,11 @@ minutes. What comes out stands in the registry and can be seated, or be the base
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, fsum
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 from pydantic import Field
@@ -19,14 +19,13 @@ from pydantic import Field
 from arena.models import Model, Tokenizer, extra
 from runs import find, tables
 from runs.adapters import Adapter, Form
-from runs.journal import StorageError
 from runs.records import content_id
 from topics.errors import InputError, command
 from training import policy, ranks
 from training.policy import Start
-from training.recipe import TINY, Count, Training, parse_training
+from training.recipe import TINY, Count, Training
 from training.speeches import Decided, decided_speeches, held_back, prompts
-from training.state import State, resumed
+from training.state import State, trained
 from training.tokens import Tokens, lengths, sequences
 
 CHECKED = 256
@@ -106,11 +105,7 @@ def _fitting(tokens: Tokens, settings: Training) -> tuple[Tokens, int]:
     """The sequences that fit, and how many do not; refused where those are more than the share that may be."""
     fits = [one for one, length in zip(tokens.sequences, lengths(tokens), strict=True) if length <= settings.max_length]
     long = len(tokens.sequences) - len(fits)
-    if long > settings.too_long * len(tokens.sequences):
-        raise InputError(
-            f"{long:,} of {len(tokens.sequences):,} speeches are longer than {settings.max_length} tokens with their "
-            f"prompt; expected at most a share of {settings.too_long:g}: raise --max-length or --too-long"
-        )
+    policy.few_too_long(long, len(tokens.sequences), "speeches are", settings)
     return replace(tokens, sequences=fits), long
 
 
@@ -244,39 +239,6 @@ def tell(begin: Start, data: Demonstrations, settings: Settings) -> None:
         )
     )
     print("nothing was written")
-
-
-T = TypeVar("T", bound=Training)
-
-
-def trained(
-    kind: type[T], method: str, run: Callable[[T, State | None], Adapter | None], argv: list[str] | None
-) -> int:
-    """A training command: parse, train or go on, say what was written."""
-    settings = parse_training(kind, argv, method)
-    state = None
-    if settings.resume is not None:
-        settings, state = resumed(settings, method)
-    try:
-        adapter = run(settings, state)
-    except StorageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if adapter is None:
-        return 0 if settings.dry_run else 1
-    first = ranks.is_first()
-    ranks.leave()
-    if not first:
-        return 0
-    known = ", ".join(f"{name} {value:.4g}" for name, value in adapter.metrics.items() if isinstance(value, float))
-    print(f"wrote {adapter.folder}: {known}")
-    if method == "sft":
-        print(f"next:  python -m training.dpo --from-run {settings.from_run} --base {adapter.id}")
-    else:
-        print(
-            f'next:  python -m training.adapters show {adapter.id}; to seat it, in a roster: adapter = "{adapter.id}"'
-        )
-    return 0
 
 
 @command

@@ -11,19 +11,21 @@ weights as one that was not. When the policy is registered the folder has done i
 
 import json
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from runs import NEWEST
-from runs.files import replace_text
+from runs.adapters import Adapter
+from runs.journal import StorageError
 from runs.settings import explain
-from topics.errors import InputError, is_file, near
-from training.recipe import NOT_STORED, PLACES, Training
+from topics.errors import InputError, is_file
+from training import folders, ranks
+from training.recipe import NOT_STORED, PLACES, Training, parse_training
 
 NAME = "training.json"
 COMPLETE = "complete"
@@ -44,16 +46,10 @@ class State:
     @classmethod
     def begin(cls, settings: Training, method: str, digests: Mapping[str, str]) -> "State":
         """A new training under `settings.out`."""
-        folder = settings.out / "training" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{method}"
+        folder = settings.out / "training" / f"{folders.named()}-{method}"
         stored = settings.model_dump(mode="json", exclude=NOT_STORED)
         state = cls(folder=folder, method=method, settings=stored, digests=dict(digests))
-        body = {"method": method, "settings": stored, "digests": state.digests}
-        try:
-            folder.mkdir(parents=True)
-            replace_text(folder / NAME, json.dumps(body, indent=1) + "\n")
-        except OSError as error:
-            what = f"cannot write to {str(settings.out)!r} ({error.strerror})"
-            raise InputError(f"{what}; name another folder with --out") from None
+        folders.begin(folder / NAME, {"method": method, "settings": stored, "digests": state.digests}, settings.out)
         return state
 
     @classmethod
@@ -96,35 +92,54 @@ def resumed(settings: T, method: str) -> tuple[T, State]:
         stored = type(settings).model_validate(state.settings | kept)
     except ValidationError as error:
         raise InputError(f"{str(state.folder)!r} cannot be resumed: {explain(error)}") from None
-    mine = stored.model_dump(mode="json")
-    given = settings.model_dump(mode="json")
-    for name in settings.typed - NOT_STORED - PLACES:  # of what those name, the digests are compared
-        if given[name] != mine[name]:
-            raise InputError(
-                f"{str(state.folder)!r} was begun with {name} {mine[name]!r}, not {given[name]!r}; "
-                f"resume it without --{name.replace('_', '-')}, or start a new one without --resume"
-            )
+    folders.same(
+        state.folder, settings.typed - NOT_STORED - PLACES, settings, stored
+    )  # of places, digests are compared
     return stored, state
 
 
 def find(which: str, method: str, out: Path) -> Path:
     """The folder of a training: a path, its name under `out`, or the newest of a method."""
-    begun = sorted((path.parent for path in (out / "training").glob(f"*-{method}/{NAME}")), reverse=True)
-    if which == NEWEST:
-        if begun:
-            return begun[0]
+    known = folders.begun(f"*-{method}/{NAME}", out / "training")
+    if which != NEWEST:
+        return folders.find(which, "training", NAME, out / "training", known)
+    if not known:
         raise InputError(f"no unfinished {method} training under {str(out)!r}; start one without --resume")
-    for folder in (Path(which), out / "training" / which):
-        if is_file(folder / NAME):
-            return folder
-    hint = near(which, [folder.name for folder in begun])
-    raise InputError(f"no training {which!r}; expected a folder under {str(out / 'training')!r}{hint}")
+    return known[0]
 
 
 def find_same(settings: Training, method: str) -> State | None:
     """The newest unfinished training with the very same settings, if there is one."""
     stored = settings.model_dump(mode="json", exclude=NOT_STORED)
-    for folder in sorted((settings.out / "training").glob(f"*-{method}"), reverse=True):
-        if is_file(folder / NAME) and (state := State.read(folder)).settings == stored:
+    for folder in folders.begun(f"*-{method}/{NAME}", settings.out / "training"):
+        if (state := State.read(folder)).settings == stored:
             return state
     return None
+
+
+def trained(
+    kind: type[T], method: str, run: Callable[[T, State | None], Adapter | None], argv: list[str] | None
+) -> int:
+    """A training command: parse, train or go on, say what was written."""
+    settings = parse_training(kind, argv, method)
+    state = None
+    if settings.resume is not None:
+        settings, state = resumed(settings, method)
+    try:
+        adapter = run(settings, state)
+    except StorageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if adapter is None:
+        return 0 if settings.dry_run else 1
+    first = ranks.is_first()
+    ranks.leave()
+    if not first:
+        return 0
+    print(f"wrote {adapter.folder}: {adapter.figures}")
+    if method == "sft":
+        print(f"next:  python -m training.dpo --from-run {settings.from_run} --base {adapter.id}")
+    else:
+        seat = f'adapter = "{adapter.id}"'
+        print(f"next:  python -m training.adapters show {adapter.id}; to seat it, in a roster: {seat}")
+    return 0
