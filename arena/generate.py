@@ -144,7 +144,7 @@ class Batch:
             input_ids=tokens_B[:, None],
             attention_mask=self.mask_BT,
             position_ids=torch.tensor(at, device=tokens_B.device),
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=True,
             **_adapters(model, self.rows),
         )
@@ -207,7 +207,7 @@ def _read(model: Model, rows: list[Request]) -> Batch:
         input_ids=ids_UT,
         attention_mask=mask_UT,
         position_ids=(mask_UT.cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache,
+        cache=cache,
         use_cache=True,
         logits_to_keep=1,
         **_adapters(model, [first for first, *_ in unique]),

@@ -139,7 +139,7 @@ def read(model: Model, batch: Mapping[str, torch.Tensor]) -> Past:
     """The keys and values of prompts; `batch` as made by `prompt_batch`."""
     cache = DynamicCache()
     base_of(model).base_model(
-        input_ids=batch["prompt_ids"], attention_mask=batch["prompt_mask"], past_key_values=cache, use_cache=True
+        input_ids=batch["prompt_ids"], attention_mask=batch["prompt_mask"], cache=cache, use_cache=True
     )
     return [(layer.keys, layer.values) for layer in cache.layers]
 
@@ -154,7 +154,7 @@ def run(model: Model, batch: Mapping[str, torch.Tensor], past: Past) -> Any:
         for layer, states in enumerate(past):
             cache.update(*(state.index_select(0, prompt_S) for state in states), layer)
         steps_T = torch.arange(mask_ST.size(1), device=mask_ST.device)
-        behind = {"past_key_values": cache, "position_ids": batch["starts"][:, None] + steps_T}
+        behind = {"cache": cache, "position_ids": batch["starts"][:, None] + steps_T}
         mask_ST = torch.cat([batch["prompt_mask"][prompt_S], mask_ST], 1)
     labels_ST = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     return model(
