@@ -4,15 +4,16 @@
         async def speak(self, debate: Debate, slot: Slot) -> Speech: ...
 
 `debate` holds what has been said so far, `slot` what is asked for now. A contestant that cannot answer raises
-`SpeakFailed`; the debate is then void. Anything else that it raises is a failure of kind `raised`. The simulated
-kind (`arena/simulated.py`) needs no network; endpoints and local models join by the same protocol.
+`SpeakFailed`; the debate is then void. One that cannot be asked for the time being raises `Unavailable`; the debate
+then stays owed. Anything else that it raises is a failure of kind `raised`. The simulated kind (`arena/simulated.py`)
+needs no network; endpoints (`arena/remote.py`) and local models (`arena/local.py`) join by the same protocol.
 """
 
 from typing import Annotated, Protocol
 
 from pydantic import AfterValidator, Field
 
-from runs.records import Debate, FailureKind, Slot, Speech
+from runs.records import Call, Debate, FailureKind, Slot, Speech
 
 
 def _printable(name: str) -> str:
@@ -36,7 +37,20 @@ class Contestant(Protocol):
 class SpeakFailed(Exception):
     """A contestant gave no usable answer, and why."""
 
-    def __init__(self, kind: FailureKind, message: str, attempts: int = 1) -> None:
+    def __init__(self, kind: FailureKind, message: str, attempts: int = 1, call: Call | None = None) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.attempts = attempts
+        self.call = call
+        """What it cost all the same."""
+
+
+class Unavailable(Exception):
+    """A contestant cannot be asked for the time being: quota or money is spent, or nobody is there."""
+
+    def __init__(self, message: str, call: Call | None = None, *, everybody: bool = False) -> None:
+        super().__init__(message)
+        self.call = call
+        """What it cost all the same."""
+        self.everybody = everybody
+        """It is so for all contestants."""

@@ -5,6 +5,8 @@ loses nothing. Each answer is journalled before anything depends on it. What wen
 the boundary where it happened:
 
 * a contestant that fails makes its debate void; the turns it has stay;
+* one that cannot be asked for the time being, or that fails too often, is parked: its debates stay owed, the others
+  are played;
 * a judge that raises gives an invalid vote;
 * a journal that cannot be written stops the run.
 
@@ -12,23 +14,27 @@ the boundary where it happened:
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
 
-from arena.contestants import Contestant, SpeakFailed
+from arena.contestants import Contestant, SpeakFailed, Unavailable
 from arena.speech import hear, presentable
 from arena.vote import cast
 from judges import Judge
 from runs import Run
 from runs.journal import StorageError
-from runs.records import Call, Debate, DebateRow, Failure, Match, Order, Slot, Status, Turn, Vote, slots_for
+from runs.records import Call, Debate, DebateRow, Failure, Match, Order, Slot, Speech, Status, Turn, Vote, slots_for
 from runs.verdicts import from_votes
 from topics.errors import one_line
 
 HELD = 256
 """Debates that wait for a judge in memory; further ones are read again from the journal when their turn comes."""
+LEAST = 10
+"""Debates that a contestant must have begun before its share of failures is looked at: of those, since debates that
+fail are the first to end."""
 
 
 @dataclass
@@ -45,6 +51,14 @@ class Progress:
     verdicts: int = 0
     """Of this sitting."""
     failures: int = 0
+    tail: bool = False
+    """No debate is left to begin."""
+    cost_usd: float = 0.0
+    """Of the run, earlier sittings included."""
+    parked: dict[str, str] = field(default_factory=dict)
+    """Contestants that are not asked any more in this sitting, and why."""
+    stopped: str = ""
+    """Why nothing new is begun, where it was not by a signal."""
 
 
 class Engine:
@@ -58,20 +72,29 @@ class Engine:
         judges: Sequence[Judge],
         *,
         concurrency: int,
+        max_failed: float = 1.0,
     ) -> None:
+        """`max_failed` is the share of its debates that a contestant may make void before it is parked."""
         self.run = run
         self.matches = list(matches)
         self.contestants = contestants
         self.judges = judges
         self.concurrency = concurrency
-        self.progress = Progress(debates=len(self.matches), turns_each=len(run.spec.format))
+        self.max_failed = max_failed
+        self.progress = Progress(
+            debates=len(self.matches), turns_each=len(run.spec.format), cost_usd=run.journal.cost_usd()
+        )
         self.stopping = False
         self._begun: set[str] = set()
+        self._played: Counter[str] = Counter()
+        """Debates of this sitting, by contestant."""
+        self._failed: Counter[str] = Counter()
         self._queues: dict[str, asyncio.Queue[tuple[Match, Debate | None]]] = {}
 
-    def stop(self) -> None:
+    def stop(self, why: str = "") -> None:
         """Begin nothing new; what is in flight is still recorded."""
         self.stopping = True
+        self.progress.stopped = self.progress.stopped or why
 
     async def play_all(self) -> bool:
         """Play and judge everything that is owed; True when nothing is left."""
@@ -124,29 +147,40 @@ class Engine:
         for match in matches:
             if self.stopping:
                 return
+            if self._is_parked(match):
+                continue
             debate = await self.play(match)
             if debate is not None:
                 for queue in self._queues.values():
                     queue.put_nowait((match, debate if queue.qsize() < HELD else None))
+        self.progress.tail = True
+
+    def _is_parked(self, match: Match) -> bool:
+        return not self.progress.parked.keys().isdisjoint((match.for_contestant, match.against_contestant))
 
     async def play(self, match: Match) -> Debate | None:
         """One debate from where its journal left it; None where it came to no end."""
         debate = self._debate(match)
         row = self._row(debate)
+        self._played.update((match.for_contestant, match.against_contestant))
         if not debate.turns:
             self.run.journal.queue(row)  # no need to wait: it is committed before anything that follows
         for slot in debate.slots[len(debate.turns) :]:
-            if self.stopping:
+            if self.stopping or self._is_parked(match):
                 return None
+            speech: Speech | None = None
             try:
                 speech = await self.contestants[match.contestant(slot.side)].speak(debate, slot)
                 turn = hear(speech, debate, slot)
+            except Unavailable as error:
+                await self._park(match.contestant(slot.side), error)
+                return None
             except BaseException as error:  # whatever a contestant raises, the others' debates go on
                 if _ours(error):
                     raise
-                await self._void(row, slot, error)
+                await self._void(row, slot, error, speech)
                 return None
-            await self._record(row, turn, speech.call, last=slot is debate.slots[-1])
+            await self._record(row, turn, speech, last=slot is debate.slots[-1])
             public = turn if turn.reasoning is None else replace(turn, reasoning=None)
             debate = debate.with_turn(public)  # what is private ends in the journal
         self._count("complete")
@@ -177,28 +211,50 @@ class Engine:
             ended_at=None,
         )
 
-    async def _record(self, row: DebateRow, turn: Turn, call: Call, *, last: bool) -> None:
+    async def _record(self, row: DebateRow, turn: Turn, speech: Speech, *, last: bool) -> None:
         if last:
             self.run.journal.queue(replace(row, status="complete", ended_at=datetime.now(UTC)))
-        await self.run.journal.write(turn, call)
+        await self.run.journal.write(turn, *self._calls(speech.call, speech.shorten))
         self.progress.turns += 1
 
-    async def _void(self, row: DebateRow, slot: Slot, error: BaseException) -> None:
+    def _calls(self, *calls: Call | None) -> list[Call]:
+        """The calls that were made, their cost added up."""
+        made = [call for call in calls if call is not None]
+        self.progress.cost_usd += sum(call.cost_usd for call in made)
+        return made
+
+    async def _void(self, row: DebateRow, slot: Slot, error: BaseException, speech: Speech | None) -> None:
+        """Record why a debate came to no end, and what the turn cost that was none."""
         now = datetime.now(UTC)
+        contestant = row.for_contestant if slot.side == "for" else row.against_contestant
         failure = Failure(
             debate_id=row.debate_id,
             step="speak",
             turn=slot.turn,
             at=now,
-            contestant=row.for_contestant if slot.side == "for" else row.against_contestant,
+            contestant=contestant,
             judge=None,
             kind=error.kind if isinstance(error, SpeakFailed) else "raised",
             message=_message(error),
             attempts=error.attempts if isinstance(error, SpeakFailed) else 1,
         )
-        await self.run.journal.write(failure, replace(row, status="void", ended_at=now))
+        paid = (speech.call, speech.shorten) if speech else (getattr(error, "call", None),)
+        await self.run.journal.write(failure, replace(row, status="void", ended_at=now), *self._calls(*paid))
         self.progress.failures += 1
+        self._failed[contestant] += 1
+        failed, of = self._failed[contestant], self._played[contestant]
+        if of >= LEAST and failed > self.max_failed * of:
+            self.progress.parked[contestant] = f"made {failed} of {of} debates void; the last: {failure.message}"
         self._count("void")
+
+    async def _park(self, contestant: str, error: Unavailable) -> None:
+        """Ask a contestant no more in this sitting; where it is so for all of them, begin nothing new."""
+        if calls := self._calls(error.call if error.call and error.call.attempts else None):
+            await self.run.journal.write(*calls)
+        if error.everybody:
+            self.stop(_message(error))
+        else:
+            self.progress.parked.setdefault(contestant, _message(error))
 
     def _count(self, status: Status) -> None:
         self.progress.done += 1
@@ -274,4 +330,5 @@ def _message(error: BaseException) -> str:
         said = str(error)
     except Exception:
         said = "(its message cannot be read)"
-    return presentable(one_line(said if isinstance(error, SpeakFailed) else f"{type(error).__name__}: {said}"))
+    foreseen = isinstance(error, SpeakFailed | Unavailable)
+    return presentable(one_line(said if foreseen else f"{type(error).__name__}: {said}"))

@@ -170,7 +170,7 @@ class Seat:
                 finish_reason=request.finish,
                 started_at=started,
             )
-            speech = Speech(answer=self.worker.text(request.tokens), call=call)
+            speech = Speech(answer=self.worker.text(request.tokens), cut=request.finish == "length", call=call)
             try:
                 hear(speech, debate, slot)
                 break

@@ -61,6 +61,10 @@ def line(progress: Progress, elapsed: float) -> str:
     left = (progress.debates - progress.done) * progress.turns_each / speed if speed else None
     parts = [f"{progress.done:,}/{progress.debates:,}", f"{speed:,.0f} turns/s"]
     parts += [f"{progress.verdicts:,} verdicts", f"{progress.failures:,} failures"]
+    if progress.cost_usd:
+        parts.append(f"{progress.cost_usd:,.2f} USD")
+    if progress.parked:
+        parts.append(f"parked: {', '.join(progress.parked)}")
     if progress.done == progress.debates:
         return "  ".join([*parts, "judging"])
     return "  ".join([*parts, f"{duration(left)} left" if left is not None else "starting"])

@@ -23,10 +23,10 @@ class Message(TypedDict):
     content: str
 
 
-def messages(debate: Debate, slot: Slot) -> list[Message]:
-    """The prompt for `slot`, given what has been said in the turns before it."""
+def messages(debate: Debate, slot: Slot, persona: str = "") -> list[Message]:
+    """The prompt for `slot`, given what has been said in the turns before it; `persona` ends the instructions."""
     before = {turn.turn: turn for turn in debate.turns if turn.turn < slot.turn}
-    prompt = [_system(debate, slot)]
+    prompt = [_system(debate, slot, persona)]
     for own in (s for s in debate.slots if s.side == slot.side and s.turn <= slot.turn):
         heard = before.get(own.turn - 1)
         if own.turn == 1:
@@ -39,20 +39,26 @@ def messages(debate: Debate, slot: Slot) -> list[Message]:
     return prompt
 
 
-def render(context: Context, debate: Debate, slot: Slot) -> list[Message]:
+def render(context: Context, debate: Debate, slot: Slot, persona: str = "") -> list[Message]:
     """The prompt for `slot` in the way that a policy was trained on, and is played with."""
-    return key_messages(debate, slot) if context == "key" else messages(debate, slot)
+    return key_messages(debate, slot, persona) if context == "key" else messages(debate, slot, persona)
 
 
-def key_messages(debate: Debate, slot: Slot) -> list[Message]:
+def key_messages(debate: Debate, slot: Slot, persona: str = "") -> list[Message]:
     """The prompt for `slot` from the topic, side and turn alone, whatever was said: PERSUADE's key."""
-    return [_system(debate, slot), _ask(debate, slot, "")]
+    return [_system(debate, slot, persona), _ask(debate, slot, "")]
 
 
-def _system(debate: Debate, slot: Slot) -> Message:
+def shorten(prompt: list[Message], speech: str, slot: Slot) -> list[Message]:
+    """The request to give the `speech` that answered `prompt` again, within the slot's word budget."""
+    asked = _text("shorten").format(said=len(speech.split()), words=slot.words).strip()
+    return [*prompt, {"role": "assistant", "content": speech}, {"role": "user", "content": asked}]
+
+
+def _system(debate: Debate, slot: Slot, persona: str) -> Message:
     background = f"What is known: {debate.topic.info} " if debate.topic.info else ""
-    text = _text("system").format(motion=debate.topic.motion, side=slot.side, background=background)
-    return {"role": "system", "content": text.strip()}
+    text = _text("system").format(motion=debate.topic.motion, side=slot.side, background=background).strip()
+    return {"role": "system", "content": f"{text}\n\n{persona.strip()}" if persona.strip() else text}
 
 
 def _ask(debate: Debate, slot: Slot, heard: str) -> Message:

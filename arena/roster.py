@@ -1,41 +1,47 @@
 """The roster: who can be seated and who can judge, from a TOML file.
 
-`[[contestants]]` of kind `simulated` (`arena/simulated.py`) and `local` (`arena/local.py`) are known, the latter
-without its `kind` where it names an adapter; a judge's settings beyond `name` and `kind` are handed to its class.
-Without a roster file, `arena/rosters/default.toml` seats six simulated contestants.
+`[[contestants]]` are of kind `endpoint` (`arena/remote.py`), `simulated` (`arena/simulated.py`) or `local`
+(`arena/local.py`); a kind need not be named where an `endpoint` is, or an `adapter` alone. `[[endpoints]]` are those of
+`arena/endpoints.py`; a judge's settings beyond `name` and `kind` are handed to its class. Without a roster file,
+`arena/rosters/default.toml` seats six simulated contestants.
 
 An entry is what a file says. `resolved` is the same with everything looked up, as a run stores it, and `seats` are
 those who speak. A further kind is a model here, and a branch in each of the two.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from arena import local
+from arena import local, remote
 from arena.contestants import Contestant, Name
+from arena.endpoints import Endpoint
+from arena.line import Lines
 from arena.local import Local
+from arena.remote import Remote
 from arena.simulated import Simulated
 from runs.settings import read_toml
 from topics.errors import InputError, near
 
 DEFAULT = Path(__file__).parent / "rosters" / "default.toml"
-KINDS = ("simulated", "local")
+KINDS = ("simulated", "local", "endpoint")
 
 
 def _known_kind(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    kind = value.get("kind", "local" if "adapter" in value else "endpoint")
+    kind = value.get("kind", "local" if "adapter" in value and "endpoint" not in value else "endpoint")
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} cannot be seated; expected kind = {' or '.join(map(repr, KINDS))}")
     return value | {"kind": kind}
 
 
-Entry = Annotated[Simulated | Local, Field(discriminator="kind")]
+Contestants = Simulated | Local | Remote
+Entry = Annotated[Contestants, Field(discriminator="kind")]
 """One `[[contestants]]`."""
 
 
@@ -53,6 +59,7 @@ class Roster(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    endpoints: tuple[Endpoint, ...] = ()
     contestants: tuple[Annotated[Entry, BeforeValidator(_known_kind)], ...] = ()
     judges: tuple[JudgeEntry, ...] = ()
 
@@ -64,14 +71,22 @@ def load(path: Path | None = None) -> Roster:
         roster = Roster.model_validate(read_toml(path))
     except ValidationError as error:
         raise InputError(f"{str(path)!r}, {_explain(error)}") from None
-    for entries in (roster.contestants, roster.judges):
+    for entries in (roster.endpoints, roster.contestants, roster.judges):
         names = [entry.name for entry in entries]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"{str(path)!r} uses the name {twice!r} twice; names must be unique")
+    known = [endpoint.name for endpoint in roster.endpoints]
+    for entry in roster.contestants:
+        if isinstance(entry, Remote) and entry.endpoint not in known:
+            has = ", ".join(known) or "none: add [[endpoints]]"
+            raise InputError(
+                f"{str(path)!r}, contestant {entry.name!r}: unknown endpoint {entry.endpoint!r}; the roster has "
+                f"{has}{near(entry.endpoint, known)}"
+            )
     return roster
 
 
-def seated(roster: Roster, names: Sequence[str] | None) -> tuple[Simulated | Local, ...]:
+def seated(roster: Roster, names: Sequence[str] | None) -> tuple[Contestants, ...]:
     """The contestants of a run: all of the roster, or those named; at least two."""
     known = {contestant.name: contestant for contestant in roster.contestants}
     if names is not None:
@@ -86,18 +101,39 @@ def seated(roster: Roster, names: Sequence[str] | None) -> tuple[Simulated | Loc
     return tuple(known.values())
 
 
-def resolved(entry: Simulated | Local, out: Path) -> dict[str, Any]:
+def asked(roster: Roster, contestants: Iterable[Contestants]) -> list[Endpoint]:
+    """The endpoints at which contestants are asked."""
+    names = {entry.endpoint for entry in contestants if isinstance(entry, Remote)}
+    return [endpoint for endpoint in roster.endpoints if endpoint.name in names]
+
+
+def resolved(entry: Contestants, endpoints: Sequence[Endpoint], out: Path) -> dict[str, Any]:
     """An entry as a run under `out` stores it: whatever it names has been looked up and checked, nothing is loaded."""
+    if isinstance(entry, Remote):
+        return entry.resolved({endpoint.name: endpoint for endpoint in endpoints}, out).model_dump()
     return (entry.resolved(out) if isinstance(entry, Local) else entry).model_dump()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seats:
+    """Who speaks, by name, and the lines by which endpoints are asked."""
+
+    contestants: Mapping[str, Contestant]
+    lines: Lines
+
+
 @contextmanager
-def seats(stored: Iterable[dict[str, Any]], out: Path) -> Iterator[dict[str, Contestant]]:
-    """Who speaks, by name, from resolved entries; what they hold (models, threads) goes with the block."""
-    entries = Roster.model_validate({"contestants": tuple(stored)}).contestants
-    seats: dict[str, Contestant] = {entry.name: entry for entry in entries if isinstance(entry, Simulated)}
-    with local.seated([entry for entry in entries if isinstance(entry, Local)], out) as locals_:
-        yield seats | locals_
+def seats(stored: Iterable[Mapping[str, Any]], endpoints: Iterable[Mapping[str, Any]], out: Path) -> Iterator[Seats]:
+    """Seats from resolved entries; what they hold (models, threads, servers) goes with the block."""
+    roster = Roster.model_validate({"contestants": tuple(stored), "endpoints": tuple(endpoints)})
+    entries = roster.contestants
+    simulated: dict[str, Contestant] = {entry.name: entry for entry in entries if isinstance(entry, Simulated)}
+    known = {endpoint.name: endpoint for endpoint in roster.endpoints}
+    with (
+        local.seated([entry for entry in entries if isinstance(entry, Local)], out) as locals_,
+        remote.seated([entry for entry in entries if isinstance(entry, Remote)], known, out) as (remotes, lines),
+    ):
+        yield Seats(contestants=simulated | locals_ | remotes, lines=lines)
 
 
 def _explain(error: ValidationError) -> str:

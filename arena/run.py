@@ -26,11 +26,12 @@ import judges as judging
 import runs
 import topics as catalogue
 from arena import format as formats
+from arena import plan
 from arena import roster as rosters
-from arena.contestants import Contestant
 from arena.engine import Engine, Progress
+from arena.line import Lines
 from arena.progress import shown
-from arena.roster import Roster
+from arena.roster import Roster, Seats
 from arena.schedule import schedule
 from judges import Judge
 from runs import NEWEST, OUT, Run
@@ -70,6 +71,12 @@ class Settings(Command, cli_prog_name="python -m arena.run"):
     """the first N matches of the schedule only"""
     concurrency: Annotated[Count, Field(le=10_000)] = 64
     """debates at once"""
+    max_cost: Annotated[float, Field(ge=0)] | None = None
+    """USD that the run may cost in all; then it stops, to be resumed"""
+    max_hours: Annotated[float, Field(gt=0)] | None = None
+    """hours after which it stops, to be resumed"""
+    max_failed: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """share of void debates that parks a contestant"""
     out: Path = OUT
     """where runs are made"""
     resume: str | None = None
@@ -108,7 +115,8 @@ def resolve(settings: Settings, stored: Spec | None = None, out: Path | None = N
     if stored is None or "roster" in given:
         roster = rosters.load(settings.roster)
     else:
-        roster = _valid(Roster, {"contestants": stored.contestants, "judges": stored.judges})
+        held = {"contestants": stored.contestants, "endpoints": stored.endpoints, "judges": stored.judges}
+        roster = _valid(Roster, held)
     topics = catalogue.load(settings.topics) if stored is None or "topics" in given else []
     slots = formats.load(settings.format) if stored is None or "format" in given else stored.format
     seated = rosters.seated(roster, settings.contestants)
@@ -119,7 +127,8 @@ def resolve(settings: Settings, stored: Spec | None = None, out: Path | None = N
         opener=settings.opener or slots[0].side,
         matches=settings.matches,
         replicates=settings.replicates,
-        contestants=tuple(rosters.resolved(c, out) for c in sorted(seated, key=lambda c: c.name)),
+        contestants=tuple(rosters.resolved(c, roster.endpoints, out) for c in sorted(seated, key=lambda c: c.name)),
+        endpoints=tuple(endpoint.model_dump(mode="json") for endpoint in rosters.asked(roster, seated)),
         judges=tuple(_judge_entries(settings.judges, roster)),
         settings=stated,
     )
@@ -172,16 +181,20 @@ def run(settings: Settings) -> Result:
     Raises `InputError` for wrong input, and `StorageError` where the run cannot be written.
     """
     with _opened(settings) as (held, seats):
+        stated = _valid(Settings, held.spec.settings)
         engine = Engine(
             held,
             scheduled(held.spec, begun=held.journal.statuses()),
-            seats,
+            seats.contestants,
             make_judges(held.spec.judges),
-            concurrency=held.spec.settings.get("concurrency", 64),
+            concurrency=stated.concurrency,
+            max_failed=stated.max_failed,
         )
+        seats.lines.tail = lambda: engine.progress.tail
+        seats.lines.budget.spent, seats.lines.budget.most = engine.progress.cost_usd, stated.max_cost
         rows = {}
         try:
-            if finished := asyncio.run(_play(engine)):
+            if finished := asyncio.run(_play(engine, seats.lines, stated.max_hours)):
                 rows = {name: table["rows"] for name, table in held.seal()["tables"].items()}
         except (asyncio.CancelledError, KeyboardInterrupt):
             finished = False
@@ -191,7 +204,7 @@ def run(settings: Settings) -> Result:
 
 
 @contextmanager
-def _opened(settings: Settings) -> Iterator[tuple[Run, dict[str, Contestant]]]:
+def _opened(settings: Settings) -> Iterator[tuple[Run, Seats]]:
     """A new run, or the one to go on with, its stored spec compared with what was given; and its contestants.
 
     They are seated first: whoever cannot be is refused before anything is written.
@@ -200,7 +213,10 @@ def _opened(settings: Settings) -> Iterator[tuple[Run, dict[str, Contestant]]]:
         spec, topics = resolve(settings)
         _fed_back(settings.config, spec)
         next(_schedule(spec))  # refuses what cannot be scheduled
-        with rosters.seats(spec.contestants, settings.out) as seats, Run.create(spec, topics, settings.out) as held:
+        with (
+            rosters.seats(spec.contestants, spec.endpoints, settings.out) as seats,
+            Run.create(spec, topics, settings.out) as held,
+        ):
             yield held, seats
         return
     folder = runs.find(settings.resume, out=settings.out, sealed=False)
@@ -211,7 +227,7 @@ def _opened(settings: Settings) -> Iterator[tuple[Run, dict[str, Contestant]]]:
                 f"{str(folder)!r} was started with another {', '.join(different)}; "
                 f"resume it without these settings, or start a new run without --resume"
             )
-        with rosters.seats(spec.contestants, folder.parent) as seats:
+        with rosters.seats(spec.contestants, spec.endpoints, folder.parent) as seats:
             held.keep(spec)
             yield held, seats
 
@@ -245,14 +261,19 @@ def _schedule(spec: Spec) -> Iterator[Match]:
     )
 
 
-async def _play(engine: Engine) -> bool:
+async def _play(engine: Engine, lines: Lines, max_hours: float | None) -> bool:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     if threading.current_thread() is threading.main_thread():  # others cannot have signals
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, _interrupt, engine, task)
-    async with shown(engine.progress):
-        return await engine.play_all()
+    if max_hours is not None:
+        loop.call_later(3600 * max_hours, engine.stop, f"--max-hours {max_hours:g} are over")
+    try:
+        async with shown(engine.progress):
+            return await engine.play_all()
+    finally:
+        await lines.close()
 
 
 def _interrupt(engine: Engine, task: asyncio.Task[bool]) -> None:
@@ -282,6 +303,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not result.sealed:
+        for name, why in result.progress.parked.items():
+            print(f"parked: {name}: {why}", file=sys.stderr)
+        if result.progress.stopped:
+            print(f"stopped: {result.progress.stopped}", file=sys.stderr)
         done = f"{result.progress.done:,} of {result.progress.debates:,} debates played"
         print(f"stopped with {done}; go on with: {_resume(result.folder)}", file=sys.stderr)
         return 1
@@ -306,11 +331,10 @@ def _dry_run(settings: Settings) -> int:
         raise InputError("--dry-run plans a new run; it cannot be combined with --resume")
     spec, topics = resolve(settings)
     matches = scheduled(spec)
-    votes = sum(len(judge.orders) * judge.samples for judge in make_judges(spec.judges))
     topic_count = f"{len({match.topic_id for match in matches})} of {len(topics)} topics"
     print(f"{len(matches):,} debates on {topic_count}, {len(spec.contestants)} contestants, seed {spec.seed}")
-    kinds = " and ".join(sorted({contestant["kind"] for contestant in spec.contestants}))
-    print(f"{len(matches) * len(spec.format):,} turns, {len(matches) * votes:,} votes; {kinds}, so no cost")
+    for line in plan.told(spec, topics, matches, make_judges(spec.judges)):
+        print(line)
     print(f"would write a new folder under {settings.out}; nothing was written. To play: the same without --dry-run")
     return 0
 

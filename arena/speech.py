@@ -5,7 +5,8 @@ Done once, at the one place where answers enter, for every kind of contestant:
 1. Private reasoning (`<think>…</think>` and its relatives, nested or cut off) is split off and kept apart.
 2. Characters that cannot be stored or shown are dropped.
 3. A text over its word budget ends at the last sentence end within it, and is marked. A sentence is never cut:
-   where the first alone passes the budget, it is kept whole.
+   where the first alone passes the budget, it is kept whole. A text that a limit on tokens has cut off loses the
+   sentence it was cut off in, and is marked too.
 
 An answer with nothing visible is a failed attempt, and so is one that has no sentence end within bounds.
 """
@@ -55,7 +56,7 @@ def hear(speech: Speech, debate: Debate, slot: Slot) -> Turn:
     text = presentable(visible)
     if not text:
         raise SpeakFailed("empty", "the answer has no visible text", speech.call.attempts)
-    kept, words = within(text, slot.words)
+    kept, words = within(_whole(text) if speech.cut else text, slot.words)
     if not kept:
         message = f"{len(text)} characters without a sentence end within bounds"
         raise SpeakFailed("length", message, speech.call.attempts)
@@ -71,6 +72,12 @@ def hear(speech: Speech, debate: Debate, slot: Slot) -> Turn:
         trimmed=len(kept) < len(text),
         call_id=speech.call.call_id,
     )
+
+
+def _whole(text: str) -> str:
+    """`text` up to the end of its last whole sentence; empty where there is none."""
+    ends = sentence_ends(text)
+    return text[: ends[-1]].rstrip() if ends else ""
 
 
 def split_reasoning(answer: str) -> tuple[str, str]:

@@ -9,8 +9,8 @@ taught what won, and some 4,000 pairs of 100 keys teach adapters over it, in thr
     blocks   near-square blocks of several keys: 8 sequences a micro-batch, 4 micro-batches a step
     keys     whole keys: 16 sequences a micro-batch, one a step; two where a prompt is that of one chosen speech
 
-once with key prompts and once with transcript prompts: the same pairs of texts, the prompt being what had been said
-before the chosen one. Keys are of the first four turns, whose transcripts are some 300 tokens long. The policy of
+once with key prompts and once, with half of the keys, with transcript prompts: the prompt is then what had been said
+before the chosen speech. Keys are of the first four turns, whose transcripts are some 300 tokens long. The policy of
 the transcripts is the other one, taught some transcripts more, so that long prompts are not new to it.
 
 How it is kept fair:
@@ -78,6 +78,8 @@ class Size:
     taught_more: int = 800
     """Speeches that the second is taught behind transcripts."""
     keys: int = 100
+    keys_behind_transcripts: int = 50
+    """Half as many, since each pair takes more than twice as long there."""
     pairs: int = 40
     """Of a key, about."""
     checked: tuple[int, int] = (4, 4)
@@ -90,7 +92,16 @@ class Size:
 
 
 QUICK = Size(
-    debates=600, taught=64, taught_more=8, keys=3, pairs=16, checked=(1, 3), timed=2, tried=range(3, 4), seeds=(1,)
+    debates=600,
+    taught=64,
+    taught_more=8,
+    keys=3,
+    keys_behind_transcripts=3,
+    pairs=16,
+    checked=(1, 3),
+    timed=2,
+    tried=range(3, 4),
+    seeds=(1,),
 )
 
 
@@ -125,7 +136,8 @@ def prepare(out: Path, size: Size) -> None:
     for kind in KINDS:
         settings = pairs.Settings.model_validate({"context": kind})
         found = pairs.make(run, settings)
-        drawn = replace(found, pairs=draw(found.pairs, size))
+        keys = size.keys if kind == "key" else size.keys_behind_transcripts
+        drawn = replace(found, pairs=draw(found.pairs, keys, size))
         pair_set.write(drawn, out / f"pairs-{kind}", run=run, settings=settings.model_dump(mode="json"))
 
 
@@ -172,8 +184,8 @@ def parts(topics: Iterable[str]) -> dict[str, list[str]]:
     return {"learn": sorted(known - set(back)), "tune": back[::2], "report": back[1::2]}
 
 
-def draw(pairs: Any, size: Size) -> Any:
-    """Large grids of pairs of some keys to learn from, small ones of the topics held back."""
+def draw(pairs: Any, keys: int, size: Size) -> Any:
+    """Large grids of pairs of so many keys to learn from, small ones of the topics held back."""
     import polars as pl
 
     known: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
@@ -181,12 +193,12 @@ def draw(pairs: Any, size: Size) -> Any:
         known.setdefault(tuple(key), set()).add((chosen, rejected))
     topics = parts(pairs["topic_id"])
     dice = Random(7)
-    learnt = dice.sample(sorted(key for key in known if key[0] in topics["learn"]), size.keys)
+    learnt = dice.sample(sorted(key for key in known if key[0] in topics["learn"]), keys)
     kept = [(*key, *pair) for key in learnt for pair in grid(known[key], 5, size.pairs, dice)]
-    keys, rejected = size.checked
+    checked, rejected = size.checked
     for topic in sorted(topics["tune"] + topics["report"]):
         of_topic = sorted(key for key in known if key[0] == topic)
-        for key in dice.sample(of_topic, min(keys, len(of_topic))):
+        for key in dice.sample(of_topic, min(checked, len(of_topic))):
             kept += [(*key, *pair) for pair in grid(known[key], 1, rejected, dice)]
     schema = {name: pairs.schema[name] for name in (*KEY, *IDS)}
     return pairs.join(pl.DataFrame(kept, schema=schema, orient="row"), on=list(schema), how="semi")

@@ -120,6 +120,11 @@ class Journal:
         """(debate id, judge) of every verdict."""
         return set(self._connection.execute("SELECT debate_id, judge FROM verdicts"))
 
+    def cost_usd(self) -> float:
+        """What all calls of the run have cost."""
+        (cost,) = self._connection.execute("SELECT total(cost_usd) FROM calls").fetchone()
+        return float(cost)
+
     def close(self) -> None:
         """Commit what waits, fold the write-ahead log into the file, and let go of it."""
         if self._committed is not None:

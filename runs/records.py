@@ -242,7 +242,11 @@ class Speech:
     answer: str
     reasoning: str | None = None
     """Private reasoning that the endpoint returned in a field of its own."""
+    cut: bool = False
+    """A limit on tokens ended the answer, wherever it was."""
     call: Call
+    shorten: Call | None = None
+    """The call that asked for a shorter answer, where one did."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

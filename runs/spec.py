@@ -1,8 +1,8 @@
 """The spec: everything that decides a run's debates, resolved, and its digest.
 
 `spec.json` is written before any debate; a folder that holds one is a run. On `--resume` the digest must agree;
-where it does not, the keys that differ are named. What does not decide the debates (judges, concurrency, folders,
-`--limit`) is stored beside it and may change.
+where it does not, the keys that differ are named. What does not decide the debates (judges, endpoints, concurrency,
+folders, `--limit`) is stored beside it and may change.
 """
 
 import json
@@ -35,6 +35,8 @@ class Spec(BaseModel):
     replicates: int
     contestants: tuple[dict[str, Any], ...]
     """As seated, by name."""
+    endpoints: tuple[dict[str, Any], ...] = ()
+    """Where the contestants are asked; without keys."""
     judges: tuple[dict[str, Any], ...] = ()
     settings: dict[str, Any] = {}
     """As given on the command line and in files; `--config spec.json` feeds them back."""
@@ -43,7 +45,7 @@ class Spec(BaseModel):
     @property
     def decisive(self) -> dict[str, Any]:
         """The fields that decide the debates, as JSON values."""
-        return self.model_dump(mode="json", exclude={"judges", "settings", "version"})
+        return self.model_dump(mode="json", exclude={"endpoints", "judges", "settings", "version"})
 
     @property
     def digest(self) -> str:

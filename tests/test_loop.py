@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ pytest.importorskip("torch")
 
 import runs
 import topics
+from arena.simulated import PHRASES
 from runs import adapters
 from training import loop
 from training.recipe import table
@@ -74,9 +76,26 @@ def test_the_circle_closes_and_the_policy_learns(tmp_path: Path) -> None:
     assert child.metrics["accuracy"] > 0.6 and child.metrics["accuracy_low"] > 0.5, child.metrics
     taught = pl.read_parquet(parent.folder / "metrics.parquet")["perplexity"].drop_nulls()
     assert taught[-1] < taught[0] / 5
+    assert skill(out / done["prove"], "round-1") > skill(out / done["prove"], "taught") + 0.1
 
     joined = runs.load(out / done["play 2"]).turns.collect()
     assert {"taught", "round-1", "granite"} <= set(joined["contestant"])
+
+
+def skill(run: Path, contestant: str) -> float:
+    """What is planted: simulated contestants differ in the chance that a move comes off, and one that does is worded
+    otherwise than one that does not. The share of moves in a contestant's speeches that do."""
+
+    def said(*moves: str) -> int:
+        fixed = [max(re.split(r"\{\w+\}", phrase), key=len).strip() for move in moves for phrase in PHRASES[move]]
+        return sum(text.count(part) for text in texts for part in fixed)
+
+    texts = runs.load(run).turns.filter(contestant=contestant).collect()["text"].to_list()
+    skilled, unskilled = (
+        said("reason", "warrant", "answer", "question"),
+        said("assertion", "dismissal", "question_weak"),
+    )
+    return skilled / (skilled + unskilled)
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(

@@ -241,7 +241,7 @@ def test_nothing_private_comes_back_from_the_journal(play: Play, monkeypatch: py
 
 
 def test_void_debates_are_not_judged_on_resume(play: Play, tmp_path: Path) -> None:
-    entries = roster(tmp_path / "r.toml", "sure, strength = 0.5", "shaky, strength = 0.5, fails = 0.2")
+    entries = roster(tmp_path / "r.toml", "sure, strength = 0.5", "shaky, strength = 0.5, fails = 0.05")
     folder = unfinished(play, roster=entries, limit=20)
     run(Settings(resume=str(folder), judges=["rules", "scripted"]))
     tables = runs.load(folder)

@@ -1,0 +1,279 @@
+"""Lines: how a question reaches a model, and how often it is asked before it counts as unanswered.
+
+    line = lines.to("big", "some-model")
+    answer = await line.ask(body_of, session=debate.id, level=slot.turn, accept=...)
+
+A line is one model at one endpoint, shared by all contestants and judges that ask there. A question passes the gate
+(`arena/gate.py`), is sent by the client (`arena/client.py`), and what comes of it decides what is done:
+
+    answered            given back, unless `accept` finds nothing usable in it: that is a failed attempt, drawn anew
+    again               asked again after a moment; two failed attempts in the same words will never be a third
+    slower              the same, and the gate lets fewer through; on a 429 it lets nobody through for a while
+    repair              nobody is there: the gate waits for somebody, and what waits does not use up its attempts
+    never               unanswered at once
+    park                the endpoint answers nobody any more: everything that wants it stays owed (`Parked`)
+
+Whatever was billed on the way is part of what is given back, or of what is raised.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+from time import perf_counter
+from typing import Any
+
+from arena.client import Client, Fault, Reply, Usage
+from arena.endpoints import Endpoint
+from arena.gate import Gate, Limits, Parked, Pass
+from runs.records import FailureKind
+
+Body = dict[str, Any]
+"""What is sent: the JSON of a chat completion's request."""
+
+PUSHED_BACK = 50
+"""How often one question may be turned away by a limit; each time the gate has waited as long as it was told to."""
+PATIENCE = 900.0
+"""Seconds for which an endpoint may be gone before it is parked."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before the second attempt, doubled for each further one, and their bound; up to half is taken off by lot."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a question took, all attempts together."""
+
+    attempts: int
+    usage: Usage
+    usd: float
+    started_at: datetime
+    latency_s: float
+    """From the question to its end, waiting included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """An answer and what it took."""
+
+    reply: Reply
+    cost: Cost
+
+
+class NoAnswer(Exception):
+    """A question that has no answer, and what it took all the same."""
+
+    def __init__(self, message: str, cost: Cost) -> None:
+        super().__init__(message)
+        self.cost = cost
+
+
+class Unanswered(NoAnswer):
+    """It will have none."""
+
+    def __init__(self, kind: FailureKind, message: str, cost: Cost) -> None:
+        super().__init__(message, cost)
+        self.kind: FailureKind = kind
+
+
+class Unavailable(NoAnswer):
+    """It may have one another time: the endpoint is parked."""
+
+
+class OutOfBudget(NoAnswer):
+    """It may have one another time: there is no money left."""
+
+
+class Empty(Exception):
+    """A budget has no room for a question."""
+
+
+@dataclass(kw_only=True)
+class Budget:
+    """Money: what a run may spend, what it has spent, and what is held back for questions that are in flight."""
+
+    most: float | None = None
+    spent: float = 0.0
+    held: float = 0.0
+
+    def hold(self, cost: float) -> None:
+        """Set money aside; `Empty` where that would pass the limit."""
+        if self.most is not None and self.spent + self.held + cost > self.most:
+            raise Empty(f"{self.spent:.2f} of {self.most:.2f} USD are spent")
+        self.held += cost
+
+    def settle(self, held: float, spent: float) -> None:
+        """What was set aside, and what it came to."""
+        self.held -= held
+        self.spent += spent
+
+
+class Line:
+    """One model at one endpoint."""
+
+    def __init__(self, endpoint: Endpoint, model: str, client: Client, gate: Gate, budget: Budget) -> None:
+        self.endpoint = endpoint
+        self.model = model
+        self.client = client
+        self.gate = gate
+        self.budget = budget
+        self._dice = Random(model)
+        self._gone_since: float | None = None
+
+    async def ask(
+        self,
+        body_of: Callable[[int], Body],
+        *,
+        session: str,
+        level: int,
+        accept: Callable[[Reply], Fault | None] = lambda reply: None,
+    ) -> Answer:
+        """The answer to a question. `body_of(n)` is what is sent when n answers before were not usable.
+
+        Raises `Unanswered`, `Unavailable` or `OutOfBudget`.
+        """
+        asked = _Asked(started_at=datetime.now(UTC), clock=perf_counter())
+        try:
+            while True:
+                found = await self._once(body_of(asked.unusable), session, level, asked)
+                fault = accept(found) if isinstance(found, Reply) else found
+                if fault is None:
+                    assert isinstance(found, Reply)
+                    return Answer(reply=found, cost=self._cost(asked))
+                asked.unusable += isinstance(found, Reply)
+                if not asked.may_go_on(fault, self.endpoint.attempts, is_down=self.gate.is_down):
+                    raise Unanswered(fault.kind, str(fault), self._cost(asked))
+                if fault.remedy != "repair" and fault.pause is None and fault.kind != "rate":
+                    await self._rest(asked.counted)
+        except Parked as error:
+            raise Unavailable(str(error), self._cost(asked)) from None
+        except Empty as error:
+            raise OutOfBudget(str(error), self._cost(asked)) from None
+
+    def usd(self, usage: Usage) -> float:
+        """What tokens cost here."""
+        return self.endpoint.cost(usage.prompt, usage.cached, usage.completion)
+
+    def _cost(self, asked: "_Asked") -> Cost:
+        return Cost(
+            attempts=asked.attempts,
+            usage=asked.usage,
+            usd=self.usd(asked.usage),
+            started_at=asked.started_at,
+            latency_s=perf_counter() - asked.clock,
+        )
+
+    async def _once(self, body: Body, session: str, level: int, asked: "_Asked") -> Reply | Fault:
+        """One attempt: through the gate, and what came of it told to the gate and the budget."""
+        prompt, completion = estimate(body)
+        held = self.usd(Usage(prompt=prompt, completion=completion))
+        self.budget.hold(held)
+        used = Usage()
+        try:
+            with await self.gate.enter(prompt + completion, level) as passed:
+                asked.attempts += 1
+                try:
+                    reply = await self.client.send(body, session=session, attempt=asked.attempts)
+                except Fault as fault:
+                    used = fault.usage
+                    self._tell(passed, fault)
+                    return fault
+                used = reply.usage
+                self._gone_since = None
+                passed.done(used.prompt + used.completion)
+                return reply
+        finally:
+            asked.usage += used
+            self.budget.settle(held, self.usd(used))
+
+    def _tell(self, passed: Pass, fault: Fault) -> None:
+        """Tell the gate what a fault means for everybody else."""
+        if fault.remedy != "repair":
+            self._gone_since = None
+        if fault.remedy == "slower":
+            passed.pushed_back(fault.pause, shared=fault.kind == "rate" or fault.pause is not None)
+        elif fault.remedy == "repair":
+            passed.unreachable()
+            now = self.gate.clock.now()
+            self._gone_since = now if self._gone_since is None else self._gone_since
+            if now - self._gone_since > PATIENCE:
+                self.gate.park(f"nothing has answered for {PATIENCE / 60:.0f} minutes: {fault}")
+        else:
+            passed.failed(fault.usage.prompt + fault.usage.completion)
+            if fault.remedy == "park":
+                self.gate.park(str(fault))
+
+    async def _rest(self, attempts: int) -> None:
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** max(0, attempts - 1))
+        await self.gate.clock.sleep(longest * self._dice.uniform(0.5, 1.0))
+
+
+@dataclass(kw_only=True, slots=True)
+class _Asked:
+    """How far one question is."""
+
+    started_at: datetime
+    clock: float
+    attempts: int = 0
+    """How often it was sent."""
+    counted: int = 0
+    """Of those, how many failed for a reason of the question's own."""
+    turned_away: int = 0
+    unusable: int = 0
+    """Answers that `accept` did not take."""
+    last: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+    def may_go_on(self, fault: Fault, most: int, *, is_down: bool) -> bool:
+        """Whether it should be asked again after a fault."""
+        if fault.remedy in ("never", "park"):
+            return fault.remedy == "park"  # at the gate it hears that the endpoint is parked
+        if fault.kind == "rate":
+            self.turned_away += 1
+            return self.turned_away < PUSHED_BACK
+        if fault.remedy == "repair" and is_down:
+            return True
+        self.counted += 1
+        said = f"{fault.kind}: {fault}"
+        same, self.last = said == self.last and fault.kind == "server", said
+        return self.counted < most and not same
+
+
+class Lines:
+    """All lines of a run, made as they are asked for."""
+
+    def __init__(self, endpoints: Iterable[Endpoint], clients: dict[str, Client], budget: Budget | None = None) -> None:
+        self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        self.clients = clients
+        self.budget = budget or Budget()
+        self.tail: Callable[[], bool] = lambda: False
+        """Whether no debate is left to begin."""
+        self._lines: dict[tuple[str, str], Line] = {}
+
+    def to(self, endpoint: str, model: str) -> Line:
+        """The line to a model."""
+        key = endpoint, model
+        if key not in self._lines:
+            found = self.endpoints[endpoint]
+            limits = Limits(
+                in_flight=found.in_flight,
+                adaptive=found.kind == "api",
+                requests_per_minute=found.requests_per_minute,
+                tokens_per_minute=found.tokens_per_minute,
+            )
+            gate = Gate(f"{endpoint}/{model}", limits, tail=lambda: self.tail())
+            self._lines[key] = Line(found, model, self.clients[endpoint], gate, self.budget)
+        return self._lines[key]
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        await asyncio.gather(*(client.close() for client in self.clients.values()))
+
+
+def estimate(body: Body) -> tuple[int, int]:
+    """Most tokens of a prompt, about, and of its answer: an upper bound, since limits and budgets rest on it.
+
+    Three bytes of UTF-8 a token: English has some four, a Chinese character is three, and a token or less.
+    """
+    written = sum(len(message["content"].encode()) // 3 + 9 for message in body["messages"])
+    return written + 9, int(body.get("max_tokens") or body.get("max_completion_tokens") or 0)

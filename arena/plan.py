@@ -1,0 +1,123 @@
+"""The plan of a run: how many calls it makes, and what they would cost, before anything is sent.
+
+Every speech is taken to fill its word budget, every prompt is rendered as it would be, with filler in the place of
+speeches, and a token is taken for four bytes. Prompts only grow, so a server with a prefix cache reads every token of a
+debate once per contestant; what that would save is the difference between the two costs that are told.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from arena.endpoints import Endpoint
+from arena.prompting import render
+from judges import Judge
+from runs.adapters import aligned
+from runs.records import Debate, Match, Slot, Turn, slots_for
+from runs.spec import Spec
+from topics import Topic
+
+BYTES_A_TOKEN, TOKENS_A_WORD = 4, 1.4
+SAMPLE = 20
+"""Matches whose prompts are rendered; the rest are taken to be like them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Tokens and money of one contestant's calls."""
+
+    calls: int
+    prompt: float
+    fresh: float
+    """Of the prompt's, those that no earlier prompt of the same debate held."""
+    completion: float
+
+    def usd(self, endpoint: Endpoint) -> tuple[float, float]:
+        """With and without a prefix cache."""
+        whole = round(self.prompt), round(self.completion)
+        return endpoint.cost(whole[0], round(self.prompt - self.fresh), whole[1]), endpoint.cost(whole[0], 0, whole[1])
+
+
+def told(spec: Spec, topics: Sequence[Topic], matches: Sequence[Match], judges: Sequence[Judge]) -> Iterator[str]:
+    """The plan as lines."""
+    endpoints = {entry["name"]: Endpoint.model_validate(entry) for entry in spec.endpoints}
+    votes = sum(len(judge.orders) * judge.samples for judge in judges)
+    turns = len(spec.format)
+    yield f"{len(matches) * turns:,} turns, {len(matches) * votes:,} votes"
+    rows = [["contestant", "endpoint", "calls", "prompt k", "new k", "answer k", "USD"]]
+    low = high = 0.0
+    known = {topic.topic_id: topic for topic in topics}
+    for entry in spec.contestants:
+        found = estimated(entry, spec, known, matches)
+        if entry["kind"] != "endpoint":
+            rows.append([entry["name"], f"({entry['kind']})", f"{found.calls:,}", "-", "-", "-", "0"])
+            continue
+        least, most = found.usd(endpoints[entry["endpoint"]])
+        low, high = low + least, high + most
+        tokens = [f"{value / 1000:,.0f}" for value in (found.prompt, found.fresh, found.completion)]
+        rows.append([entry["name"], entry["endpoint"], f"{found.calls:,}", *tokens, _range(least, most)])
+    for judge in judges:
+        asked = len(judge.orders) * judge.samples * len(matches)
+        rows.append([judge.name, "(judge)", f"{asked:,}", "-", "-", "-", "0"])
+    yield aligned(rows, right=5)
+    yield f"cost: {_range(low, high)} USD, with and without a prefix cache; requests to shorten are not counted"
+    yield f"longest path: {turns} speeches and a vote, one after the other"
+
+
+def _range(low: float, high: float) -> str:
+    one, other = f"{low:,.2f}", f"{high:,.2f}"
+    return one if one == other else f"{one}-{other}"
+
+
+def estimated(entry: Mapping[str, Any], spec: Spec, topics: Mapping[str, Topic], matches: Sequence[Match]) -> Estimate:
+    """What one contestant would be asked."""
+    name = entry["name"]
+    mine = [match for match in matches if name in (match.for_contestant, match.against_contestant)]
+    if entry["kind"] != "endpoint":
+        return Estimate(calls=_turns(spec, mine, name), prompt=0, fresh=0, completion=0)
+    sums: Counter[str] = Counter()
+    sample = list(islice(mine, SAMPLE))
+    for match in sample:
+        debate = filled(match, topics[match.topic_id], spec.format)
+        side = "for" if match.for_contestant == name else "against"
+        before = 0
+        for slot in (slot for slot in debate.slots if slot.side == side):
+            said = render(entry["context"] or "transcript", debate, slot, entry["persona"])
+            tokens = sum(len(message["content"].encode()) for message in said) // BYTES_A_TOKEN
+            sums.update(prompt=tokens, fresh=max(0, tokens - before), completion=round(TOKENS_A_WORD * slot.words))
+            before = tokens
+    scale = len(mine) / max(1, len(sample))
+    return Estimate(
+        calls=_turns(spec, mine, name),
+        prompt=scale * sums["prompt"],
+        fresh=scale * sums["fresh"],
+        completion=scale * sums["completion"],
+    )
+
+
+def _turns(spec: Spec, matches: Sequence[Match], name: str) -> int:
+    each = len(spec.format) // 2
+    return sum(each * ((match.for_contestant == name) + (match.against_contestant == name)) for match in matches)
+
+
+def filled(match: Match, topic: Topic, format_: tuple[Slot, ...]) -> Debate:
+    """A debate in which every speech is filler of just its budget."""
+    slots = slots_for(format_, match.opener)
+    turns = tuple(
+        Turn(
+            debate_id=match.debate_id,
+            turn=slot.turn,
+            side=slot.side,
+            stage=slot.stage,
+            contestant=match.contestant(slot.side),
+            text="words " * slot.words,
+            reasoning=None,
+            words=slot.words,
+            trimmed=False,
+            call_id="",
+        )
+        for slot in slots
+    )
+    return Debate(match=match, topic=topic, slots=slots, turns=turns)

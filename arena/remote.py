@@ -1,0 +1,267 @@
+"""Contestants at an endpoint: a model behind an API or a vLLM server, with or without an adapter.
+
+    [[contestants]]
+    name = "kimi"
+    endpoint = "router"               # a name among [[endpoints]]
+    model = "moonshotai/kimi-k2"
+    temperature = 0.7
+
+`Remote` is the entry in the roster, `Seat` speaks for it. A seat asks with the prompts of `arena/prompting.py`, each of
+which begins with the one before, so that a server with a prefix cache reads every token of a debate once. A speech over
+its word budget is sent back once with the request to shorten it; what is still too long ends at an earlier sentence
+end, which the engine sees to (`arena/speech.py`), as it does to private reasoning.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from arena import serving
+from arena.client import Client, Fault, Reply, key_of, listed
+from arena.contestants import Name, SpeakFailed, Unavailable
+from arena.endpoints import Endpoint
+from arena.line import Answer, Body, Cost, Line, Lines, NoAnswer, OutOfBudget, Unanswered
+from arena.local import entry_of
+from arena.prompting import Message, render, shorten
+from arena.speech import presentable, sentence_ends, split_reasoning
+from runs import adapters
+from runs.records import Call, Debate, Role, Slot, Speech, content_id, content_seed
+from topics.errors import InputError, near
+
+TOKENS_A_WORD, SPARE_TOKENS, THINKING_TOKENS = 4, 200, 16_000
+"""Most tokens of an answer, where nobody says: of any language, and with room for one sentence too many; English has
+some 1.4 a word. A budget is kept by words, a cap on tokens only bounds what a model gone astray can cost."""
+
+
+class Remote(BaseModel):
+    """A contestant at an endpoint, as it stands in a roster."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["endpoint"]
+    name: Name
+    endpoint: Name
+    """A name among the endpoints."""
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """As the endpoint calls it (default: the endpoint's own, where the arena starts it)."""
+    adapter: Annotated[str, Field(min_length=1)] | None = None
+    """On a vLLM: an id in the registry, or an entry's folder."""
+    family: str = ""
+    lineage: str = ""
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Default: the endpoint's own."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Of an answer (default: well above the slot's word budget)."""
+    thinking: bool | None = None
+    """Whether it reasons before it speaks (default: as the model does; an adapter as it was trained: no)."""
+    seeded: bool | None = None
+    """Send a seed drawn from the debate (default: to a vLLM, yes; some APIs refuse it)."""
+    shortens: bool = True
+    """Send back a speech over its budget, once."""
+    body: dict[str, JsonValue] = {}
+    """Further fields of a request, as the endpoint knows them."""
+    persona: Annotated[str, Field(max_length=10_000)] = ""
+    """Said to it at the end of its instructions."""
+    context: Literal["key", "transcript"] | None = None
+    """What the prompt holds (default: as the adapter was trained; transcript)."""
+    digest: str | None = None
+    """Of the adapter's weights: filled in when a run is made, compared from then on."""
+
+    def resolved(self, endpoints: Mapping[str, Endpoint], out: Path) -> Self:
+        """This entry with everything filled in that was left open, and its adapter checked against its files."""
+        endpoint = endpoints[self.endpoint]
+        model = self.model or endpoint.model
+        if model is None:
+            raise InputError(f"contestant {self.name!r} names no model of endpoint {self.endpoint!r}; add model = ...")
+        if self.adapter is None:
+            return self.model_copy(update={"model": model, "context": self.context or "transcript"})
+        if endpoint.kind != "vllm":
+            raise InputError(
+                f"contestant {self.name!r}: endpoint {self.endpoint!r} takes no adapters; expected one of kind 'vllm'"
+            )
+        adapter = entry_of(self.adapter, out)
+        adapters.verify(adapter)
+        if adapter.form == "full":
+            raise InputError(
+                f"contestant {self.name!r}: {adapter.id} is a whole model, not an adapter over one; "
+                f"serve it: model = {adapter.id!r} under [[endpoints]]"
+            )
+        if endpoint.is_started:
+            adapters.check_base(adapter, source_of(endpoint, out))
+        if self.digest not in (None, adapter.weights_digest):
+            raise InputError(
+                f"contestant {self.name!r}: {self.adapter!r} is not what it was when the run was made; "
+                f"restore it, or start a new run"
+            )
+        found = {"model": model, "context": self.context or adapter.context, "digest": adapter.weights_digest}
+        return self.model_copy(update=found)
+
+
+def source_of(endpoint: Endpoint, out: Path) -> str:
+    """What a server that the arena starts is to serve: a folder, a hub name, or a whole policy of the registry."""
+    assert endpoint.model is not None
+    if "/" in endpoint.model or Path(endpoint.model).is_dir():
+        return endpoint.model
+    return adapters.base_source(entry_of(endpoint.model, out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """A contestant at an endpoint that speaks."""
+
+    entry: Remote
+    line: Line
+    served: str
+    """The name by which the server knows the model, or the adapter."""
+
+    async def speak(self, debate: Debate, slot: Slot) -> Speech:
+        """A speech for `slot`."""
+        said = render(self.entry.context or "transcript", debate, slot, self.entry.persona)
+        try:
+            answer = await self._ask(said, debate, slot, "speak")
+        except Unanswered as error:
+            call = self._call(error.cost, None, debate, slot, "speak")
+            raise SpeakFailed(error.kind, str(error), call.attempts, call) from None
+        except NoAnswer as error:
+            call = self._call(error.cost, None, debate, slot, "speak")
+            raise Unavailable(str(error), call, everybody=isinstance(error, OutOfBudget)) from None
+        reply = answer.reply
+        speech = Speech(
+            answer=reply.text,
+            reasoning=reply.reasoning,
+            cut=reply.finish == "length",
+            call=self._call(answer.cost, reply.finish, debate, slot, "speak"),
+        )
+        visible = presentable(split_reasoning(reply.text)[0])
+        if not self.entry.shortens or len(visible.split()) <= slot.words:
+            return speech
+        return await self._shortened(speech, visible, said, debate, slot)
+
+    async def _shortened(self, speech: Speech, visible: str, said: list[Message], debate: Debate, slot: Slot) -> Speech:
+        """The speech, shortened by whoever gave it; as it was where that comes to nothing, or is no shorter."""
+        try:
+            answer = await self._ask(shorten(said, visible, slot), debate, slot, "shorten")
+        except NoAnswer as error:
+            return replace(speech, shorten=self._call(error.cost, None, debate, slot, "shorten"))
+        reply = answer.reply
+        call = self._call(answer.cost, reply.finish, debate, slot, "shorten")
+        if len(presentable(split_reasoning(reply.text)[0]).split()) >= len(visible.split()):
+            return replace(speech, shorten=call)
+        return replace(speech, answer=reply.text, cut=reply.finish == "length", shorten=call)
+
+    async def _ask(self, said: list[Message], debate: Debate, slot: Slot, role: Role) -> Answer:
+        return await self.line.ask(
+            lambda unusable: self.request(said, debate, slot, role, unusable),
+            session=debate.id,
+            level=slot.turn - 1,
+            accept=usable,
+        )
+
+    def request(self, said: list[Message], debate: Debate, slot: Slot, role: Role, unusable: int) -> Body:
+        """What is sent; `unusable` answers were given to it before."""
+        entry = self.entry
+        body: Body = {"model": self.served, "messages": said, **self._fixed}
+        if not body.keys() & {"max_tokens", "max_completion_tokens"}:
+            most = TOKENS_A_WORD * slot.words + SPARE_TOKENS + THINKING_TOKENS * bool(entry.thinking)
+            body["max_tokens"] = entry.max_tokens or most
+        if self._is_seeded:
+            body["seed"] = content_seed(role, debate.match.seed, debate.id, slot.turn, entry.name, unusable) >> 32
+        return body
+
+    @cached_property
+    def _is_seeded(self) -> bool:
+        return self.line.endpoint.kind == "vllm" if self.entry.seeded is None else self.entry.seeded
+
+    @cached_property
+    def _fixed(self) -> dict[str, Any]:
+        """The fields that are the same in every request."""
+        entry = self.entry
+        fields: dict[str, Any] = {}
+        if entry.temperature is not None:
+            fields["temperature"] = entry.temperature
+        if entry.top_p is not None:
+            fields["top_p"] = entry.top_p
+        thinking = False if entry.thinking is None and entry.adapter is not None else entry.thinking
+        if thinking is not None and self.line.endpoint.kind == "vllm":
+            fields["chat_template_kwargs"] = {"enable_thinking": thinking}
+        return fields | entry.body
+
+    def _call(self, cost: Cost, finish: str | None, debate: Debate, slot: Slot, role: Role) -> Call:
+        """The row of a call; one that came to nothing may be made again, so its id is of that moment."""
+        again = () if finish is not None else (cost.started_at.isoformat(),)
+        return Call(
+            call_id=content_id(debate.id, role, slot.turn, *again),
+            debate_id=debate.id,
+            role=role,
+            turn=slot.turn,
+            endpoint=self.line.endpoint.name,
+            model=self.line.model,
+            adapter=self.entry.adapter,
+            prompt_tokens=cost.usage.prompt,
+            cached_tokens=cost.usage.cached,
+            completion_tokens=cost.usage.completion,
+            reasoning_tokens=cost.usage.reasoning,
+            latency_s=cost.latency_s,
+            attempts=cost.attempts,
+            finish_reason=finish,
+            cost_usd=cost.usd,
+            started_at=cost.started_at,
+        )
+
+
+def usable(reply: Reply) -> Fault | None:
+    """Nothing, or why a reply is a failed attempt: it holds no visible text, or was cut off in its first sentence."""
+    visible = presentable(split_reasoning(reply.text)[0])
+    if not visible:
+        return Fault("empty", "the answer has no visible text", "again")
+    if reply.finish == "length" and not sentence_ends(visible):
+        return Fault("length", "the answer was cut off in its first sentence", "again")
+    return None
+
+
+@contextmanager
+def seated(
+    entries: Sequence[Remote], endpoints: Mapping[str, Endpoint], out: Path
+) -> Iterator[tuple[dict[str, Seat], Lines]]:
+    """Seats for resolved entries and the lines they ask by; servers that were started for them end with the block.
+
+    Raises `InputError` where a key is missing, nobody answers, a server lacks a model, or an adapter's canary differs.
+    """
+    with ExitStack() as stack:
+        clients: dict[str, Client] = {}
+        served: dict[str, str] = {}
+        for endpoint in endpoints.values():
+            mine = [entry for entry in entries if entry.endpoint == endpoint.name]
+            key = key_of(endpoint)
+            policies = {entry.adapter: entry_of(entry.adapter, out) for entry in mine if entry.adapter}
+            source = source_of(endpoint, out) if endpoint.is_started else None
+            server = stack.enter_context(serving.served(endpoint, source, list(policies.values()), key=key))
+            known = [(url, listed(endpoint, url, key)) for url in server.urls]
+            for entry in mine:
+                for url, models in known:
+                    _has(entry, url, models)
+                policy = policies[entry.adapter] if entry.adapter else None
+                served[entry.name] = server.seat(policy, base=str(entry.model)) if policy else str(entry.model)
+            clients[endpoint.name] = Client(endpoint, urls=server.urls, key=key)
+        lines = Lines(endpoints.values(), clients)
+        seats = {
+            entry.name: Seat(entry=entry, line=lines.to(entry.endpoint, str(entry.model)), served=served[entry.name])
+            for entry in entries
+        }
+        yield seats, lines
+
+
+def _has(entry: Remote, url: str, models: set[str] | None) -> None:
+    """Refuse a model that a server does not list."""
+    if models is not None and entry.model not in models:
+        known = ", ".join(sorted(models)[:8]) or "none"
+        raise InputError(
+            f"contestant {entry.name!r}: {url} has no model {entry.model!r}; it has {known}"
+            f"{near(str(entry.model), models)}"
+        )
