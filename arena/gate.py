@@ -33,7 +33,6 @@ import warnings
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
@@ -51,6 +50,9 @@ SPREAD = 0.2
 """Share of a shared pause over which, after it, as many as the cap allows are let go one after another..."""
 MOST_SPREAD = 5.0
 """... and its most seconds."""
+
+TICK = 1e-4
+"""Seconds of the shortest sleep: a rest that is lost in rounding must not wake the gate for ever."""
 
 
 class Clock(Protocol):
@@ -148,10 +150,10 @@ class Pass:
 
 
 class _Waiter:
-    __slots__ = ("admitted", "level", "ticket", "tokens")
+    __slots__ = ("admitted", "ticket", "tokens")
 
-    def __init__(self, tokens: int, level: int, ticket: int) -> None:
-        self.tokens, self.level, self.ticket = tokens, level, ticket
+    def __init__(self, tokens: int, ticket: int) -> None:
+        self.tokens, self.ticket = tokens, ticket
         self.admitted: asyncio.Future[Pass | None] = asyncio.get_running_loop().create_future()
         """With its pass, or with None by a gate that was parked."""
 
@@ -252,7 +254,7 @@ class Gate:
         return place
 
     async def _wait(self, tokens: int, level: int, ticket: int) -> Pass:
-        waiter = _Waiter(tokens, level, ticket)
+        waiter = _Waiter(tokens, ticket)
         queue = self._queues.setdefault(level, deque())
         insort(queue, waiter, key=lambda other: other.ticket)  # the last, unless it had been admitted before
         self.waiting += 1
@@ -275,9 +277,7 @@ class Gate:
         self.waiting -= 1
         if waiter is self._head:
             self._head = None
-        with suppress(KeyError, ValueError):  # it may have been passed over already
-            self._queues[waiter.level].remove(waiter)
-        self._pump()
+        self._pump()  # its queue passes it over
 
     async def _start(self, place: Pass, throttler: Throttler) -> None:
         """Wait for the window of requests, last of all, since that counts when a request starts."""
@@ -336,11 +336,10 @@ class Gate:
         while self._queues:
             level = (min if self._tail() else max)(self._queues)
             queue = self._queues[level]
-            waiter = queue.popleft()
-            if not queue:
-                del self._queues[level]
-            if not waiter.admitted.done():
-                return waiter
+            while queue:
+                if not (waiter := queue.popleft()).admitted.done():
+                    return waiter
+            del self._queues[level]
         return None
 
     def _wake_at(self, at: float) -> None:
@@ -351,7 +350,7 @@ class Gate:
             self._alarm, self._alarm_at = asyncio.ensure_future(self._ring(at)), at
 
     async def _ring(self, at: float) -> None:
-        await self.clock.sleep(at - self.clock.now())
+        await self.clock.sleep(max(at - self.clock.now(), TICK))
         self._alarm = None
         self._pump()
 

@@ -9,11 +9,12 @@ does: `$DEBATE_ARENA_VLLM` is that environment's `vllm`, else the one on PATH is
 
 It is in a session of its own, so a Ctrl-C reaches the arena alone, which first finishes what is in flight. It never
 outlives the arena, whose end, in whatever way, the keeper notices (`arena/keeper.py`): an exception, Ctrl-C, `kill -9`.
-Only a kill of the keeper itself together with the arena leaves it running.
+What is not covered: the keeper killed first and then the arena, and children that move to a session of their own.
 """
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -35,6 +36,8 @@ from topics.errors import InputError, one_line
 VARIABLE = "DEBATE_ARENA_VLLM"
 LIMIT = 900.0
 """Seconds until a server must answer; a large model takes minutes to load."""
+PATIENCE = 20.0
+"""Seconds that it has to end."""
 LOOK, TELL = 0.2, 5.0
 """Seconds between two looks at it, and between two lines about it."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -73,16 +76,14 @@ def served(
     root, path = f"http://127.0.0.1:{port}", log or _temporary()
     program += ["--host", "127.0.0.1", "--port", str(port)]
     say(f"{endpoint.name}: starting vLLM for {source}; its log: {path}")
-    ended = True
     with _kept(program, _environment(key), path) as process:
+        _wait(endpoint, process, root, path, say, limit)
         try:
-            _wait(endpoint, process, root, path, say, limit)
-            ended = False
             yield Server(endpoint=endpoint, urls=(f"{root}/v1",), key=key, dtype=dtype_of(endpoint, source))
         finally:
-            if not ended and (ended := process.poll() is not None):
+            if has_failed := process.poll() is not None:
                 say(f"{endpoint.name}: vLLM ended before it was told to; its log: {path}")
-    if log is None and not ended:
+    if log is None and not has_failed:
         path.unlink(missing_ok=True)
 
 
@@ -165,7 +166,7 @@ def _kept(program: Sequence[str], environment: dict[str, str], log: Path) -> Ite
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-I", keeper.__file__, *program],
+                [sys.executable, "-I", keeper.__file__, str(PATIENCE), *program],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -183,7 +184,7 @@ def _kept(program: Sequence[str], environment: dict[str, str], log: Path) -> Ite
             assert process.stdin is not None
             process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(keeper.PATIENCE + 2)
+                process.wait(PATIENCE + keeper.LEFT_BEHIND)
         finally:  # also where a second Ctrl-C did not wait; the keeper's process id is that of the group
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -199,48 +200,52 @@ def _wait(
     limit: float,
 ) -> None:
     """Return once the server is healthy; `InputError`, with its last lines shown, where it will not be."""
-    began = told = time.monotonic()
-    while not _is_healthy(root):
-        elapsed = time.monotonic() - began
-        ended = process.poll() is not None
-        if ended or elapsed > limit:
-            lines = last_lines(log)
-            for line in lines:
-                say(f"  {endpoint.name}| {line}")
-            what = "ended before it answered" if ended else f"did not come to answer within {limit:.0f} s"
-            raise InputError(
-                f"endpoint {endpoint.name!r}: vLLM {what}: {_cause(lines)}; see {str(log)!r}, and correct the "
-                f"endpoint's model or arguments"
-            )
-        if time.monotonic() - told >= TELL:
-            told = time.monotonic()
-            say(f"{endpoint.name}: waiting for vLLM, {elapsed:.0f} s: {''.join(last_lines(log)[-1:])[:100]}")
-        time.sleep(LOOK)
-
-
-def _is_healthy(root: str) -> bool:
     import openai
 
-    with openai.OpenAI(api_key="none", base_url=root, max_retries=0, timeout=2) as client:
+    def is_healthy() -> bool:
         try:
             client.get("/health", cast_to=object)
             return True
         except openai.APIError:
             return False
 
+    began = told = time.monotonic()
+    with openai.OpenAI(api_key="none", base_url=root, max_retries=0, timeout=2) as client:
+        while not is_healthy():
+            elapsed = time.monotonic() - began
+            if process.poll() is not None:
+                raise _failed(endpoint, "ended before it answered", log, say)
+            if elapsed > limit:
+                raise _failed(endpoint, f"did not come to answer within {limit:g} s", log, say)
+            if time.monotonic() - told >= TELL:
+                told = time.monotonic()
+                say(f"{endpoint.name}: waiting for vLLM, {elapsed:.0f} s: {''.join(last_lines(log, 1))[:100]}")
+            time.sleep(LOOK)
 
-def last_lines(log: Path) -> list[str]:
-    """The end of a log: at most `LAST_LINES` lines, each bounded and fit for a terminal."""
+
+def _failed(endpoint: Endpoint, what: str, log: Path, say: Callable[[str], None]) -> InputError:
+    """What to raise for a server that did not start; its last lines are shown first."""
+    lines = last_lines(log, 400)
+    for line in lines[-LAST_LINES:]:
+        say(f"  {endpoint.name}| {line}")
+    # an engine that fails says why, and then the server that it did
+    errors = [line for line in lines if _ERROR.search(line) and "root cause" not in line]
+    cause = one_line((errors or lines or ["it said nothing"])[-1], 300)
+    return InputError(
+        f"endpoint {endpoint.name!r}: vLLM {what}: {cause}; see {str(log)!r}, and correct the endpoint's model or "
+        f"arguments"
+    )
+
+
+_ERROR = re.compile(r"[Ee]rror[:,] ")
+
+
+def last_lines(log: Path, most: int) -> list[str]:
+    """The last lines of a log that say something, each bounded and fit for a terminal."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 32_768))
+            file.seek(max(0, log.stat().st_size - 100_000))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []
-    return [bounded for line in lines if (bounded := one_line(line, 200))][-LAST_LINES:]
-
-
-def _cause(lines: Sequence[str]) -> str:
-    """The line that says why, as far as one can tell."""
-    errors = [line for line in lines if "Error" in line]
-    return one_line((errors or list(lines) or ["it said nothing"])[-1])
+    return [bounded for line in lines if (bounded := one_line(line, 300))][-most:]

@@ -20,8 +20,6 @@ import asyncio
 import json
 import math
 import signal
-import socket
-import struct
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future
@@ -33,9 +31,9 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import Field
 
-from arena.simulate_faults import ALTERED, REFUSALS, Fault, Schedule, load
+from arena.simulate_faults import ALTERED, LONGEST_HANG, REFUSALS, Fault, Schedule, drip, hang, is_gone, load, reset
 from arena.simulate_meter import PrefixCache, Stats, Window, count_tokens, tokens_of
-from arena.simulate_protocol import Answer, Refused, Request, completion, cut
+from arena.simulate_protocol import JSON, Answer, Refused, Request, completion, cut
 from arena.simulate_text import Speakers, Style
 from runs.records import content_seed
 from runs.settings import Command, parse
@@ -44,10 +42,6 @@ from topics.errors import InputError, command
 __all__ = ["Server", "Settings", "count_tokens", "listening", "main", "serve"]
 
 PerMinute = Annotated[int, Field(ge=1, le=10**12)]
-JSON = {"Content-Type": "application/json"}
-LONGEST_HANG = 60.0
-DRIPS = 20
-"""Pieces of a slow body."""
 
 
 class Settings(Command, cli_prog_name="python -m arena.simulate"):
@@ -137,7 +131,7 @@ class Server:
             asked = Request.read(await request.read())
             model = asked.model
             response = await self._answer(request, asked)
-            if not _is_gone(request):
+            if not is_gone(request):
                 status = str(response.status)
             return response
         except Refused as refused:
@@ -166,14 +160,14 @@ class Server:
         window.admit(tokens, started)
         cached = 0 if self.settings.no_cache else self.cache.cached(asked.prompt)
         if fault and fault.kind == "reset":
-            return _reset(request)
+            return reset(request)
         if fault and fault.kind == "hang":
-            return await _hang(request, fault.seconds or LONGEST_HANG)
+            return await hang(request, fault.seconds or LONGEST_HANG)
         if self.settings.latency:
             await asyncio.sleep(started + self._latency(asked) - asyncio.get_running_loop().time())
         if refused:
             raise refused
-        if _is_gone(request):
+        if is_gone(request):
             return web.Response()
         if fault and fault.kind in ALTERED:
             answer = ALTERED[fault.kind](answer)
@@ -238,15 +232,16 @@ class Server:
             return web.Response(body=written[: len(written) // 2], headers=JSON)
         response: web.StreamResponse
         if kind == "slow_body" and fault is not None:
-            response = await _drip(request, written, fault.seconds or 1.0)
-            if _is_gone(request):
+            response = await drip(request, written, fault.seconds or 1.0)
+            if is_gone(request):
                 return response
         else:
             response = web.Response(body=written, headers={**JSON, **headers})
         self.cache.keep(asked.prompt, answer.text)
         self.stats.billed(asked.model, asked.prompt.tokens, cached, answer.tokens)
         if answer.good and kind != "no_choices":
-            self.stats.answered(asked.model, hash((asked.prompt.chain[-1], asked.seed)))
+            session = request.headers.get("x-session-id")
+            self.stats.answered(asked.model, hash((asked.prompt.chain[-1], asked.seed, session)))
         return response
 
 
@@ -264,42 +259,6 @@ def _json(value: Any) -> web.Response:
 def _refusal(refused: Refused) -> web.Response:
     body = json.dumps(refused.body).encode()
     return web.Response(status=refused.status, body=body, headers={**JSON, **refused.headers})
-
-
-def _is_gone(request: web.BaseRequest) -> bool:
-    """Whether the client has hung up."""
-    return request.transport is None or request.transport.is_closing()
-
-
-def _reset(request: web.BaseRequest) -> web.Response:
-    """Close the connection as a server does that dies: without a goodbye."""
-    if (transport := request.transport) is not None:
-        if (wire := transport.get_extra_info("socket")) is not None:
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-    return web.Response()  # to nobody
-
-
-async def _hang(request: web.BaseRequest, seconds: float) -> web.Response:
-    """Wait until the client gives up, or for so long; then close the connection."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
-    while not _is_gone(request) and loop.time() < until:
-        await asyncio.sleep(min(0.05, seconds))
-    return _reset(request)
-
-
-async def _drip(request: web.BaseRequest, body: bytes, seconds: float) -> web.StreamResponse:
-    """Send a body piece by piece, until the client gives up."""
-    response = web.StreamResponse(headers={**JSON, "Content-Length": str(len(body))})
-    await response.prepare(request)
-    size = -(-len(body) // DRIPS)
-    for at in range(0, len(body), size):
-        await asyncio.sleep(seconds / DRIPS)
-        if _is_gone(request):
-            break
-        await response.write(body[at : at + size])
-    return response
 
 
 @asynccontextmanager

@@ -14,17 +14,21 @@ request, from a hash of the seed and its number, so they add up. Which request h
 first, though not how many are struck.
 """
 
+import asyncio
 import math
+import socket
+import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Self
 
+from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arena.simulate_meter import duration
-from arena.simulate_protocol import Answer, Refused
+from arena.simulate_protocol import JSON, Answer, Refused
 from arena.simulated import Draw
 from runs.settings import read_toml
 from topics.errors import InputError, near
@@ -75,6 +79,11 @@ ALTERED: dict[str, Callable[[Answer], Answer]] = {
 
 MANGLED = ("error_body", "invalid_json", "no_choices")
 """200 with an error for a body; with half a body; with a body that says what it used, and nothing else."""
+
+LONGEST_HANG = 60.0
+"""Seconds."""
+DRIPS = 20
+"""Pieces of a slow body."""
 
 BROKEN = ("hang", "reset", "slow_body")
 """No answer until the client gives up; the connection closed without one; an answer that comes drop by drop."""
@@ -224,3 +233,42 @@ def _strikes(fault: Fault, number: int, chance: float) -> bool:
     if fault.first is not None:
         return number <= fault.first
     return number % (fault.every or 1) == 0
+
+
+# ── connections that break ───────────────────────────────────────────────────────────────────────
+
+
+def is_gone(request: web.BaseRequest) -> bool:
+    """Whether the client has hung up, or was hung up on."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def reset(request: web.BaseRequest) -> web.Response:
+    """Close the connection as a server does that dies: without a goodbye."""
+    if (transport := request.transport) is not None:
+        if (wire := transport.get_extra_info("socket")) is not None:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    return web.Response()  # to nobody
+
+
+async def hang(request: web.BaseRequest, seconds: float) -> web.Response:
+    """Wait until the client gives up, or for so long; then close the connection."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while not is_gone(request) and loop.time() < until:
+        await asyncio.sleep(min(0.05, seconds))
+    return reset(request)
+
+
+async def drip(request: web.BaseRequest, body: bytes, seconds: float) -> web.StreamResponse:
+    """Send a body piece by piece, until the client gives up."""
+    response = web.StreamResponse(headers={**JSON, "Content-Length": str(len(body))})
+    await response.prepare(request)
+    size = -(-len(body) // DRIPS)
+    for at in range(0, len(body), size):
+        await asyncio.sleep(seconds / DRIPS)
+        if is_gone(request):
+            break
+        await response.write(body[at : at + size])
+    return response

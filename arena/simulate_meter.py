@@ -190,7 +190,11 @@ class Stats:
             self.count(model, name, tokens)
 
     def answered(self, model: str, request: int) -> None:
-        """A good answer was sent; `request` is a hash of what was asked."""
+        """A good answer was sent; `request` is a hash of what was asked: model, messages, seed and session.
+
+        Two debates on one topic open with the same words, so a client that names its sessions (x-session-id) is not
+        said to repeat itself where another session asks the same.
+        """
         self.count(model, "answered")
         if request in self._seen:
             self.counts["repeats"] += 1

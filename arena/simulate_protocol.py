@@ -16,6 +16,7 @@ from typing import Any
 from arena.simulate_meter import BYTES_A_TOKEN, Prompt, tokens_of
 from runs.records import content_seed
 
+JSON = {"Content-Type": "application/json"}
 ROLES = {"system", "developer", "user", "assistant", "tool"}
 
 

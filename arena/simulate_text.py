@@ -73,7 +73,7 @@ class Speakers:
             return _shorter(messages, words, seed)
         topic, side = placed
         slot = Slot(turn=int(found[1]), side=side, stage=found[3], words=words, instruction=found[4])
-        return (await speaker(model).speak(_debate(messages, topic, slot, seed), slot)).answer
+        return (await speaker(model).speak(debate_from(messages, topic, slot, seed), slot)).answer
 
     def _place(self, system: str) -> tuple[Topic, Side] | None:
         """Topic and side from a system message; None where it is none of a debate."""
@@ -85,7 +85,7 @@ class Speakers:
         return self._topics.get(found[1], unknown), side
 
 
-def _debate(messages: Messages, topic: Topic, slot: Slot, seed: int) -> Debate:
+def debate_from(messages: Messages, topic: Topic, slot: Slot, seed: int) -> Debate:
     """The debate so far, read backwards from its last slot."""
     spoken, turn = [], slot.turn
     for message in reversed(messages[1:]):

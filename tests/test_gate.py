@@ -28,10 +28,13 @@ class Leap(selectors.DefaultSelector):
     """Waits for nothing but lets `now` leap."""
 
     now = 1000.0
+    idle = 0
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None:
             raise AssertionError("everybody waits, and nothing will ever happen")
+        self.idle = 0 if timeout > 0 else self.idle + 1
+        assert self.idle < 10_000, "somebody spins"
         self.now += max(0.0, timeout)
         return super().select(0)
 
@@ -62,7 +65,6 @@ def virtually(main: Coroutine[Any, Any, Any]) -> Any:
 
     with asyncio.Runner(loop_factory=loop) as runner:
         result = runner.run(main)
-        gc.collect()
     assert not unseen
     return result
 
@@ -347,7 +349,20 @@ def test_no_period_sees_more_starts_than_the_limit_and_levels_keep_their_order()
 
         await asyncio.gather(*(request(level) for level in range(13)))
         assert all(later[0] - first[0] > 0.3 for first, later in zip(starts, starts[4:], strict=False))
-        assert [level for _, level in starts] == [0, 1, *range(12, 1, -1)], "the first is through, the second chosen"
+        assert [level for _, level in starts] == [0, *range(12, 0, -1)], "the first found nobody before it"
+
+    asyncio.run(main())
+
+
+def test_the_window_of_requests_costs_no_concurrency() -> None:
+    async def main() -> None:
+        g = throttled(10, 3600, in_flight=7)
+        tasks = [asyncio.create_task(g.enter(1, 0)) for _ in range(9)]
+        await asyncio.sleep(0.1)
+        assert (g.in_flight, g.waiting) == (7, 2)
+        g.park("enough")
+        for place in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(place, Parked) or (isinstance(place, Pass) and place.done(1) is None)
 
     asyncio.run(main())
 
@@ -362,6 +377,7 @@ def test_parking_reaches_the_one_before_the_window_of_requests() -> None:
         tasks[0].cancel()
         await asyncio.sleep(0.05)
         assert (g.in_flight, g.waiting) == (2, 1), "the next one stands there"
+        assert len(asyncio.all_tasks()) == 4, "and nothing is left of the first: here, two that wait, one that counts"
         g.park("quota exhausted")
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, Parked, Parked]
@@ -595,12 +611,15 @@ def test_a_probe_that_is_cancelled_hands_on_to_the_next() -> None:
 
 def test_an_old_request_that_fails_late_changes_nothing_and_one_that_is_answered_closes_the_breaker() -> None:
     async def main() -> None:
-        g = gate(STREAK + 4)
-        places = [await g.enter(1, 0) for _ in range(STREAK + 4)]
+        g = gate(STREAK + 15)
+        places = [await g.enter(1, 0) for _ in range(STREAK + 15)]
         for place in places[:STREAK]:
             place.unreachable()
         probe = asyncio.create_task(g.enter(1, 0))
-        await CLOCK.sleep(3)
+        for place in places[STREAK:-4]:
+            await CLOCK.sleep(0.1)
+            place.unreachable()
+        await settle()
         assert probe.done()
         places[-1].unreachable()
         places[-2].unreachable()
@@ -613,6 +632,24 @@ def test_an_old_request_that_fails_late_changes_nothing_and_one_that_is_answered
         probe.result().unreachable()
         assert not g.is_down
         places[-4].done(1)
+
+    virtually(main())
+
+
+def test_a_server_that_comes_back_is_not_kept_waiting_for_the_next_probe() -> None:
+    async def main() -> None:
+        g = gate(20, adaptive=False)
+        old = await g.enter(1, 0)
+        for _ in range(STREAK + 7):
+            (await g.enter(1, 0)).unreachable()
+        crowd = Crowd(g)
+        crowd.come("waits", latency=0)
+        await settle()
+        assert not crowd.order
+        old.pushed_back(1.0, shared=True)
+        now = CLOCK.now()
+        await crowd.all()
+        assert 1 <= crowd.started["waits"] - now < 2
 
     virtually(main())
 
@@ -679,6 +716,21 @@ def test_cancelled_at_any_moment_it_loses_nothing_and_the_others_keep_their_orde
             assert (g.in_flight, g.waiting) == (0, 0)
             seen.add("b" in order)
     assert seen == {True, False}, "before and after it started"
+
+
+def test_who_waited_behind_a_cancelled_request_that_did_not_fit_goes_at_once() -> None:
+    async def main() -> None:
+        g = gate(5, tpm=100)
+        (await g.enter(60, 0)).done(60)
+        large, small = (asyncio.create_task(g.enter(tokens, 0)) for tokens in (90, 30))
+        await settle()
+        assert (g.in_flight, g.waiting) == (0, 2)
+        began = CLOCK.now()
+        large.cancel()
+        (await small).done(30)
+        assert CLOCK.now() == began
+
+    virtually(main())
 
 
 def test_cancelled_between_being_let_through_and_starting() -> None:
