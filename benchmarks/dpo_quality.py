@@ -15,16 +15,16 @@ the transcripts is the other one, taught some transcripts more, so that long pro
 
 How it is kept fair:
 
-1. The learning rate is tuned alike: the same three, and further ones while the best is at an edge, on one seed. The
-   best has the highest mean over its checks, which are closer at the beginning: it is fast, and ends well. Held-back
-   topics are split in two: what is chosen on one half is reported on the other, three seeds, an interval over topics.
-   After a short rise the rate is constant, so a run does not know how long it will be, and any point of its curve is
-   what a run of that length would have come to.
+1. The learning rate is tuned alike, on key prompts for both kinds: the same three, and further ones while the best is
+   at an edge, on one seed. The best has the highest mean over its checks, which are closer at the beginning: it is
+   fast, and ends well. Held-back topics are split in two: what is chosen on one half is reported on the other, three
+   seeds, an interval over topics. After a short rise the rate is constant, so a run does not know how long it will be,
+   and any point of its curve is what a run of that length would have come to.
 2. Time is what training takes from its beginning, making batches included, measuring accuracy not; and the
    reference's: all of it where it is asked in advance, of stock's only that of the pairs seen.
 3. Curves are means over neighbouring checks, and times are interpolated on them, on each seed's and on the mean of
-   all seeds. The target is where stock's mean ends after one epoch; a lower one is nine tenths of its way there from
-   0.5. What never reaches a target is told as such.
+   all seeds. The target is where stock's mean ends, after one epoch of key prompts and half of one of transcripts; a
+   lower one is nine tenths of its way there from 0.5. What never reaches a target is told as such.
 
 Each measurement is a process of its own with one thread; seconds are of its CPU, those of the clock stand in the
 results. A line is written for each as it ends, and another call does only what is missing.
@@ -57,7 +57,10 @@ PER_STEP = {"key": {"stock": 1, "blocks": 4, "keys": 1}, "transcript": {"stock":
 BATCH = 8
 """Pairs of a stock step."""
 RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
-EPOCHS = {"stock": 1.0, "blocks": 2.0, "keys": 2.0}
+EPOCHS = {
+    "key": {"stock": 1.0, "blocks": 2.0, "keys": 2.0},
+    "transcript": {"stock": 0.5, "blocks": 1.0, "keys": 1.0},
+}
 TUNING = {"stock": 0.25, "blocks": 1.0, "keys": 1.0}
 """Epochs of a run that is reported, and of one that only tunes."""
 CHECKS = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 1.5, 2)
@@ -478,8 +481,10 @@ class Results:
 
     def reported(self, kind: str) -> dict[str, list[dict[str, Any]]]:
         """The runs of all ways and seeds at their best rates; nothing where not all are there."""
-        rates = self.tuned(kind)
-        jobs = [Job(kind, way, "report", rates[way], seed, EPOCHS[way]) for way in rates for seed in self.size.seeds]
+        rates = self.tuned("key")
+        jobs = [
+            Job(kind, way, "report", rates[way], seed, EPOCHS[kind][way]) for way in rates for seed in self.size.seeds
+        ]
         self.want(jobs)
         if not all(job in self.known for job in jobs):
             return {}
