@@ -28,6 +28,7 @@ check: $(READY)  ## lint, format, types, layers, the seal
 bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/ratings.py
+	$(BIN)/python benchmarks/endpoints.py
 	$(BIN)/python benchmarks/pairs.py
 	$(BIN)/python benchmarks/dpo.py
 

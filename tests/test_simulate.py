@@ -501,9 +501,8 @@ def test_a_reset_is_one(tmp_path: Path) -> None:
         address = url.removeprefix("http://").removesuffix("/v1").split(":")
         body = json.dumps({"model": "m", "messages": HELLO})
         with socket.create_connection((address[0], int(address[1])), timeout=10) as wire:
-            wire.sendall(
-                f"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-            )
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
+            wire.sendall((head + body).encode())
             with pytest.raises(ConnectionResetError):
                 wire.recv(1)
 
