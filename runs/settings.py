@@ -114,7 +114,7 @@ class _Formatter(argparse.HelpFormatter):
         super().add_usage(" ".join(["%(prog)s [options]", *places]), actions, groups, prefix)
 
 
-_METAVARS = {"list[str]": "A,B", "int": "N", "Path": "PATH", "str": "NAME"}
+_METAVARS = {"list[str]": "A,B", "int": "N", "float": "X", "Path": "PATH", "str": "NAME"}
 _NO_DEFAULT = re.compile(r" \((?:required|default: (?:None|False|\[.*\]))\)$")
 
 
