@@ -22,7 +22,8 @@ from aiohttp import web
 from conftest import Play, refused
 
 import runs
-from arena import simulate
+from arena import roster as rosters
+from arena import simulate, simulate_faults
 from arena.client import key_of, pause_of
 from arena.endpoints import Endpoint
 from arena.prompting import messages
@@ -32,6 +33,7 @@ from runs.run import stored_topics
 from runs.spec import Spec
 from runs.tables import is_sealed
 
+ROOT = Path(__file__).parent.parent
 KEY = "sk-planted-0123456789"
 
 
@@ -514,6 +516,18 @@ def test_a_wrong_roster_is_one_line_before_the_first_call(
     line = refused(capsys, "--roster", tmp_path / "r.toml", "--limit", 2, "--out", tmp_path / "out")
     assert message in line
     assert not runs.run.folders(tmp_path / "out")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_examples_are_sound(path: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if path.stem == "faults":
+        assert simulate_faults.load(path)
+        return
+    roster = rosters.load(path)
+    assert len(roster.contestants) >= 2 and len(roster.endpoints) >= 1
+    if not any(getattr(entry, "adapter", None) or entry.name == "taught" for entry in roster.contestants):
+        assert main(["--roster", str(path), "--limit", "30", "--dry-run", "--out", str(tmp_path)]) == 0
+        assert "USD, with and without a prefix cache" in capsys.readouterr().out
 
 
 def test_a_model_that_the_server_does_not_list_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -96,6 +97,31 @@ def test_the_best_contestant_is_chosen_and_everybody_rejected(dense: runs.Tables
     narrow = make(run, Settings(rejected="involved"))
     assert 0 < narrow.pairs.height < made.pairs.height
     assert set(made.pairs["source"]) == {"outcome"} and made.pairs["margin"].is_between(0, 1).all()
+
+
+def test_siblings_are_the_pairs_behind_which_the_same_had_been_said(dense: runs.Tables) -> None:
+    debates = dense.debates.collect()
+    turns = dense.turns.collect()
+    for _, of_topic in debates.group_by("topic_id"):  # a run that branches: all debates of a topic, after turn 4
+        trunk = of_topic["debate_id"][0]
+        text = dict(turns.filter(debate_id=trunk).select("turn", "text").iter_rows())
+        shared = pl.col("debate_id").is_in(of_topic["debate_id"].implode()) & (pl.col("turn") <= 4)
+        turns = turns.with_columns(
+            pl.when(shared).then(pl.col("turn").replace_strict(text)).otherwise("text").alias("text")
+        )
+    branched = replace(dense, turns=turns.lazy())
+    everything = make(branched, Settings(chosen=["any"], context="transcript"))
+    made = make(branched, Settings(chosen=["any"], context="transcript", siblings=True))
+    said = {debate: [t.text for t in of] for debate, of in turns_of(branched, debates["debate_id"]).items()}
+
+    def names(frame: pl.DataFrame) -> set[tuple[Any, ...]]:
+        return set(frame.select("topic_id", "side", "turn", "chosen_text_id", "rejected_text_id").iter_rows())
+
+    for row in made.pairs.to_dicts():
+        before = (said[row[f"{part}_debate_id"]][: row["turn"] - 1] for part in ("chosen", "rejected"))
+        assert next(before) == next(before) and row["source"] == "sibling"
+    assert set(made.pairs["turn"]) == {5}, "before it all said the same, behind it nobody did"
+    assert names(made.pairs) == names(everything.pairs.filter(turn=5))
 
 
 def test_nothing_private_and_no_name_stands_in_a_pair(play: Play) -> None:

@@ -10,6 +10,9 @@ from all debates or from those of the chosen contestant (`--rejected`), and whet
 what had been said before the chosen speech (`--context`). Held-out topics never enter: those of a mixed run are left
 out and counted. Each text is stored once, by digest; private reasoning is not read at all.
 
+`--siblings` keeps only pairs of speeches that answered the very same prompt: what had been said before was the same in
+both debates, as where a run has branched, and in every opening.
+
 Needs only the base install.
 """
 
@@ -46,6 +49,8 @@ class Settings(Command, cli_prog_name="python -m training.pairs"):
     """leave out verdicts of a smaller margin"""
     consistent: bool = False
     """leave out verdicts whose orders disagree"""
+    siblings: bool = False
+    """only pairs behind which the same had been said"""
     cap: Annotated[int, Field(ge=1)] | None = None
     """at most N pairs a key, drawn from the seed"""
     context: Literal["key", "transcript"] = "key"
@@ -77,6 +82,8 @@ def make(run: Tables, settings: Settings) -> PairSet:
 def among(heard: Decided, settings: Settings) -> PairSet:
     """The pairs among speeches. Raises `InputError` where none are left, with what each step left out."""
     speeches, counts = heard.speeches, heard.counts
+    if settings.siblings:
+        speeches = by_what_was_said(speeches)
     found = pair_rows(speeches, heard.chosen, settings.rejected)
     counts["pairs of different texts"] = found.height
     if settings.cap is not None:
@@ -88,7 +95,7 @@ def among(heard: Decided, settings: Settings) -> PairSet:
     counts["keys"] = found["key"].n_unique()
     winners, losers = (speeches[found[part]] for part in ("chosen_row", "rejected_row"))
     asked, prompt_ids = prompts(heard, settings.context, winners)
-    pairs = _pairs(winners, losers, prompt_ids, heard.judge)
+    pairs = _pairs(winners, losers, prompt_ids, heard.judge, "sibling" if settings.siblings else "outcome")
     used = pl.concat([pairs["chosen_text_id"], pairs["rejected_text_id"]]).unique()
     texts = speeches.filter(pl.col("text_digest").is_in(used.implode())).unique("text_digest", maintain_order=True)
     return PairSet(
@@ -101,6 +108,17 @@ def among(heard: Decided, settings: Settings) -> PairSet:
         chosen=heard.chosen or ["any"],
         counts=counts | {"texts": texts.height, "pairs": pairs.height},
     )
+
+
+def by_what_was_said(speeches: pl.DataFrame) -> pl.DataFrame:
+    """`speeches` with a key that also tells what had been said before them; they come debate by debate, in order."""
+    said: dict[str, str] = {}
+    before = []
+    for debate_id, digest in speeches.select("debate_id", "text_digest").iter_rows():
+        before.append(said.get(debate_id, ""))
+        said[debate_id] = blake2b(f"{before[-1]}{digest}".encode(), digest_size=16).hexdigest()
+    known = speeches.with_columns(before=pl.Series(before, dtype=pl.String))
+    return known.with_columns(key=pl.struct("key", "before").rank("dense").cast(pl.UInt32)).drop("before")
 
 
 def pair_rows(speeches: pl.DataFrame, chosen: list[str] | None, rejected: str) -> pl.DataFrame:
@@ -132,7 +150,7 @@ def capped(pairs: pl.DataFrame, speeches: pl.DataFrame, cap: int, seed: int) -> 
     return drawn.filter(pl.col("lot").rank("ordinal").over("key") <= cap).drop("lot")
 
 
-def _pairs(winners: pl.DataFrame, losers: pl.DataFrame, prompt_ids: pl.Series, judge: str) -> pl.DataFrame:
+def _pairs(winners: pl.DataFrame, losers: pl.DataFrame, prompt_ids: pl.Series, judge: str, source: str) -> pl.DataFrame:
     """Table `pairs`, from the speeches on both sides of each pair."""
     return winners.select(
         *KEY,
@@ -145,7 +163,7 @@ def _pairs(winners: pl.DataFrame, losers: pl.DataFrame, prompt_ids: pl.Series, j
         rejected_debate_id=losers["debate_id"],
         judge=pl.lit(judge),
         margin=(pl.col("margin") - losers["margin"]) / 2,
-        source=pl.lit("outcome"),
+        source=pl.lit(source),
     )
 
 
