@@ -15,7 +15,7 @@ the boundary where it happened:
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
@@ -85,7 +85,11 @@ class Engine:
             debates=len(self.matches), turns_each=len(run.spec.format), cost_usd=run.journal.cost_usd()
         )
         self.stopping = False
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called once when nothing new is to be begun: what waits to be asked need not wait any more."""
         self._begun: set[str] = set()
+        self._waiting = 0
+        """Matches that no worker has taken yet."""
         self._played: Counter[str] = Counter()
         """Debates of this sitting, by contestant."""
         self._failed: Counter[str] = Counter()
@@ -93,8 +97,10 @@ class Engine:
 
     def stop(self, why: str = "") -> None:
         """Begin nothing new; what is in flight is still recorded."""
-        self.stopping = True
         self.progress.stopped = self.progress.stopped or why
+        if not self.stopping:
+            self.stopping = True
+            self.on_stop()
 
     async def play_all(self) -> bool:
         """Play and judge everything that is owed; True when nothing is left."""
@@ -115,7 +121,7 @@ class Engine:
         async with asyncio.TaskGroup() as tasks:
             workers = range(min(self.concurrency, len(self.matches)))
             judging = [tasks.create_task(self._judge_all(judge)) for judge in self.judges for _ in workers]
-            matches = iter(owed)  # shared: each worker takes the next one
+            matches, self._waiting = iter(owed), len(owed)  # shared: each worker takes the next one
             async with asyncio.TaskGroup() as playing:
                 for _ in workers:
                     playing.create_task(self._play_each(matches))
@@ -145,6 +151,8 @@ class Engine:
 
     async def _play_each(self, matches: Iterable[Match]) -> None:
         for match in matches:
+            self._waiting -= 1
+            self.progress.tail = not self._waiting
             if self.stopping:
                 return
             if self._is_parked(match):
@@ -153,7 +161,6 @@ class Engine:
             if debate is not None:
                 for queue in self._queues.values():
                     queue.put_nowait((match, debate if queue.qsize() < HELD else None))
-        self.progress.tail = True
 
     def _is_parked(self, match: Match) -> bool:
         return not self.progress.parked.keys().isdisjoint((match.for_contestant, match.against_contestant))
@@ -253,7 +260,7 @@ class Engine:
             await self.run.journal.write(*calls)
         if error.everybody:
             self.stop(_message(error))
-        else:
+        elif not self.stopping:
             self.progress.parked.setdefault(contestant, _message(error))
 
     def _count(self, status: Status) -> None:

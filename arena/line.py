@@ -143,7 +143,7 @@ class Line:
                 asked.unusable += isinstance(found, Reply)
                 if not asked.may_go_on(fault, self.endpoint.attempts, is_down=self.gate.is_down):
                     raise Unanswered(fault.kind, str(fault), self._cost(asked))
-                if fault.remedy != "repair" and fault.pause is None and fault.kind != "rate":
+                if fault.remedy in ("again", "slower") and fault.pause is None and fault.kind != "rate":
                     await self._rest(asked.counted)
         except Parked as error:
             raise Unavailable(str(error), self._cost(asked)) from None
@@ -264,6 +264,11 @@ class Lines:
             gate = Gate(f"{endpoint}/{model}", limits, tail=lambda: self.tail())
             self._lines[key] = Line(found, model, self.clients[endpoint], gate, self.budget)
         return self._lines[key]
+
+    def stop(self) -> None:
+        """Send nothing more; what is in flight is still answered."""
+        for line in self._lines.values():
+            line.gate.park("the run is stopping")
 
     async def close(self) -> None:
         """Let go of every connection."""

@@ -390,6 +390,28 @@ def test_a_run_stops_before_it_costs_more_than_it_may(
         assert runs.load(folder).calls.collect()["cost_usd"].sum() == pytest.approx(spent(stats(url)))
 
 
+def test_a_run_stops_after_its_hours(play: Play, tmp_path: Path) -> None:
+    with endpoint(tmp_path, latency=0.05) as url:
+        result = play(roster=league(tmp_path / "r.toml", url), limit=200, concurrency=4, max_hours=1 / 3600)
+        assert not result.sealed and "are over" in result.progress.stopped and not result.progress.parked
+        assert 0 < runs.load(result.folder).turns.collect().height < 2000
+
+
+def test_an_interrupt_does_not_wait_for_a_pause_of_minutes(tmp_path: Path) -> None:
+    faults = '[[faults]]\nkind = "rate_retry_after"\nrequests = [30]\nretry_after = 600\n'
+    with endpoint(tmp_path, faults, latency=0.02) as url:
+        entries = league(tmp_path / "r.toml", url, "sim-0.8", "sim-0.3")
+        words = ["--roster", str(entries), "--limit", "30", "--out", str(tmp_path / "out")]
+        command = [sys.executable, "-m", "arena.run", *words]
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        while not stats(url)["faults"]:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "--resume" in said and "parked" not in said
+
+
 # ── keys, rosters, several base URLs ─────────────────────────────────────────────────────────────────
 
 
