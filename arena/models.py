@@ -41,7 +41,7 @@ def extra() -> Iterator[None]:
     """Around the imports that the extra `train` brings: a missing one is wrong input with the line to type."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads stand still when another process is busy
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # threads that wait give way to other processes, if not at once
     try:
         yield
     except ModuleNotFoundError as error:
