@@ -8,8 +8,9 @@ its own retries are switched off, since they know nothing of the other requests 
 goes wrong is one `Fault`, attributed here and nowhere else: what kind it is in the table `failures`, and what can be
 done about it.
 
-How it departs from `client.chat.completions.create`: the typed `post` below it has the same errors and time-outs, and
-costs a third, since `create` transforms every message of a transcript anew.
+How it departs from `client.chat.completions.create`: the `post` below it has the same errors and time-outs, and costs a
+third, since `create` transforms every message of a transcript anew; and the answer is taken as the JSON it is, and
+looked at here, since an endpoint may answer anything.
 
 A key is read from the environment or `.env` and kept in the client alone; where an answer or an error repeats it, it
 is blotted out before anybody sees it.
@@ -102,13 +103,12 @@ class Client:
         Raises `Fault`.
         """
         import openai
-        from openai.types.chat import ChatCompletion
 
         url = self.urls[(_place(session) + attempt - 1) % len(self.urls)]
         try:
             answer: Any = await self._at(url).post(
                 "/chat/completions",
-                cast_to=ChatCompletion,
+                cast_to=object,
                 body=body,
                 options={"headers": {"x-session-id": session}},
             )
@@ -139,6 +139,11 @@ class Client:
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, BLOT) if self._key else text
 
+    def prepare(self) -> None:
+        """Make what is slow to make, before anybody waits for it."""
+        for url in self.urls:
+            self._at(url)
+
     def _at(self, url: str) -> "openai.AsyncOpenAI":
         if url not in self._openai:
             import httpx2
@@ -157,23 +162,21 @@ class Client:
 
     def _reply(self, answer: Any) -> Reply:
         """The answer, looked at without trust: only that it is JSON is known, and not even of which shape."""
-        if not hasattr(answer, "model_extra"):
+        if not isinstance(answer, dict):
             raise Fault("unparseable", f"the answer is no object but {type(answer).__name__}", "again")
-        if error := (answer.model_extra or {}).get("error"):
-            raise self._status(_code_of(error), error, {}, "an error in a body of status 200")
-        usage = _usage(getattr(answer, "usage", None))
-        choices: Any = getattr(answer, "choices", None)
-        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-        if message is None:
+        if error := answer.get("error"):
+            raise self._status(_code_of(error), {"error": error}, {}, "an error in a body of status 200")
+        usage = _usage(answer.get("usage"))
+        choice = _first(answer.get("choices"))
+        message = choice.get("message")
+        if not isinstance(message, dict):
             raise Fault("unparseable", "the answer holds no choices", "again", usage=usage)
-        finish = getattr(choices[0], "finish_reason", None)
-        extra = message.model_extra or {}
-        text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
+        finish, text, refusal = choice.get("finish_reason"), message.get("content"), message.get("refusal")
         if finish == "content_filter":
             raise Fault("content", "the endpoint's content filter blocked the answer", "never", usage=usage)
         if isinstance(refusal, str) and refusal and not text:
             raise Fault("content", f"the model refused: {refusal}", "never", usage=usage)
-        reasoning = next((extra[name] for name in ("reasoning_content", "reasoning") if extra.get(name)), None)
+        reasoning = next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), None)
         if not isinstance(text, str | None) or len(text or "") > MOST_CHARACTERS:
             raise Fault("unparseable", "the answer's content is no text of bearable length", "again", usage=usage)
         return Reply(
@@ -229,10 +232,16 @@ def _code_of(error: object) -> int:
     return int(code) if isinstance(code, int | str) and str(code).isdigit() and 400 <= int(code) < 600 else 500
 
 
+def _first(choices: Any) -> dict[str, Any]:
+    """The first choice, or nothing."""
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
+
+
 def _usage(usage: Any) -> Usage:
     def count(value: Any, *names: str) -> int:
         for name in names:
-            value = getattr(value, name, None)
+            value = value.get(name) if isinstance(value, dict) else None
         return value if isinstance(value, int) and 0 <= value < 2**40 else 0
 
     return Usage(

@@ -249,6 +249,7 @@ def seated(
                 policy = policies[entry.adapter] if entry.adapter else None
                 served[entry.name] = server.seat(policy, base=str(entry.model)) if policy else str(entry.model)
             clients[endpoint.name] = Client(endpoint, urls=server.urls, key=key)
+            clients[endpoint.name].prepare()
         lines = Lines(endpoints.values(), clients)
         seats = {
             entry.name: Seat(entry=entry, line=lines.to(entry.endpoint, str(entry.model)), served=served[entry.name])

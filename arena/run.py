@@ -69,7 +69,7 @@ class Settings(Command, cli_prog_name="python -m arena.run"):
     """everything is drawn from it"""
     limit: Count | None = None
     """the first N matches of the schedule only"""
-    concurrency: Annotated[Count, Field(le=10_000)] = 64
+    concurrency: Annotated[Count, Field(le=10_000)] = 256
     """debates at once"""
     max_cost: Annotated[float, Field(ge=0)] | None = None
     """USD that the run may cost in all; then it stops, to be resumed"""
