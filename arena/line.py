@@ -143,8 +143,8 @@ class Line:
                 asked.unusable += isinstance(found, Reply)
                 if not asked.may_go_on(fault, self.endpoint.attempts, is_down=self.gate.is_down):
                     raise Unanswered(fault.kind, str(fault), self._cost(asked))
-                if fault.remedy in ("again", "slower") and fault.pause is None and fault.kind != "rate":
-                    await self._rest(asked.counted)
+                if not (fault.remedy == "park" or fault.pause is not None or fault.kind == "rate" or self.gate.is_down):
+                    await self._rest(asked.counted)  # in the other cases the gate makes it wait
         except Parked as error:
             raise Unavailable(str(error), self._cost(asked)) from None
         except Empty as error:

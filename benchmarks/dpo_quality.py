@@ -23,8 +23,8 @@ How it is kept fair:
 2. Time is what training takes from its beginning, making batches included, measuring accuracy not; and the
    reference's: all of it where it is asked in advance, of stock's only that of the pairs seen.
 3. Curves are means over neighbouring checks, and times are interpolated on them, on each seed's and on the mean of
-   all seeds. The target is where stock's mean ends, after one epoch of key prompts and half of one of transcripts; a
-   lower one is nine tenths of its way there from 0.5. What never reaches a target is told as such.
+   all seeds. The target is where stock's mean ends, after a quarter of an epoch, by when it has stopped rising; a lower
+   one is nine tenths of its way there from 0.5. What never reaches a target is told as such.
 
 Each measurement is a process of its own with one thread; seconds are of its CPU, those of the clock stand in the
 results. A line is written for each as it ends, and another call does only what is missing.
@@ -57,13 +57,9 @@ PER_STEP = {"key": {"stock": 1, "blocks": 4, "keys": 1}, "transcript": {"stock":
 BATCH = 8
 """Pairs of a stock step."""
 RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
-EPOCHS = {
-    "key": {"stock": 1.0, "blocks": 2.0, "keys": 2.0},
-    "transcript": {"stock": 0.5, "blocks": 1.0, "keys": 1.0},
-}
-TUNING = {"stock": 0.25, "blocks": 1.0, "keys": 1.0}
-"""Epochs of a run that is reported, and of one that only tunes."""
-CHECKS = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 1.5, 2)
+EPOCHS = {"stock": 0.25, "blocks": 1.0, "keys": 1.0}
+"""Of a run: by then the accuracy of all three has stopped rising."""
+CHECKS = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 """Where accuracy is measured, in epochs: closer at the beginning, where most is learnt."""
 TURNS, HELD_BACK, WARMUP = 4, 0.2, 0.05
 KEY = ("topic_id", "side", "turn")
@@ -467,7 +463,7 @@ class Results:
         best: dict[str, int] = {}
         while len(best) < len(WAYS):
             wanted = [(way, at) for way in WAYS for at in sorted(tried[way])]
-            jobs = {(way, at): Job(kind, way, "tune", RATES[at], 0, TUNING[way]) for way, at in wanted}
+            jobs = {(way, at): Job(kind, way, "tune", RATES[at], 0, EPOCHS[way]) for way, at in wanted}
             self.want(jobs.values())
             if not all(job in self.known for job in jobs.values()):
                 return {}
@@ -482,9 +478,7 @@ class Results:
     def reported(self, kind: str) -> dict[str, list[dict[str, Any]]]:
         """The runs of all ways and seeds at their best rates; nothing where not all are there."""
         rates = self.tuned("key")
-        jobs = [
-            Job(kind, way, "report", rates[way], seed, EPOCHS[kind][way]) for way in rates for seed in self.size.seeds
-        ]
+        jobs = [Job(kind, way, "report", rates[way], seed, EPOCHS[way]) for way in rates for seed in self.size.seeds]
         self.want(jobs)
         if not all(job in self.known for job in jobs):
             return {}
@@ -530,11 +524,11 @@ def total(run: dict[str, Any], reference: dict[str, float], target: float, name:
     return used + share * reference[name]
 
 
-def after_an_epoch(runs: list[dict[str, Any]]) -> str:
-    """Accuracy after one epoch, a mean over seeds, with an interval over topics."""
+def at_the_end(runs: list[dict[str, Any]]) -> str:
+    """Accuracy where a way's runs end, a mean over seeds, with an interval over topics."""
     from runs.statistics import rate
 
-    ends = [next(point for point in run["curve"] if point["pairs"] >= run["pairs"])["correct"] for run in runs]
+    ends = [run["curve"][-1]["correct"] for run in runs]
     found = rate([fmean(map(int, seeds)) / 2 for seeds in zip(*ends, strict=True)], runs[0]["topics"])
     return f"{found.value:.3f}" + (f" [{found.low:.3f}, {found.high:.3f}]" if found.low is not None else "")
 
@@ -547,7 +541,7 @@ def show(results: Results, kind: str, found: dict[str, list[dict[str, Any]]]) ->
     print(f"\n{kind} prompts: {first['pairs']:,} pairs learnt, {checked}; {len(found['stock'])} seeds")
     for what, target in (("where stock ends", end), ("nine tenths of the way there", 0.5 + 0.9 * (end - 0.5))):
         print(f"\nto {target:.3f}, {what}; seconds of CPU, of reference and policy together:\n")
-        print("| way | rate | accuracy after an epoch | reference | each seed | mean curve | x stock | tokens, k |")
+        print("| way | rate | accuracy at its end | reference | each seed | mean curve | x stock | tokens, k |")
         print("|---|---|---|---|---|---|---|---|")
         taken: dict[str, float] = {}
         for way, runs in found.items():
@@ -555,7 +549,7 @@ def show(results: Results, kind: str, found: dict[str, list[dict[str, Any]]]) ->
             seconds = [total(run, reference, target, "cpu") for run in (*runs, averaged(runs))]
             tokens = total(averaged(runs), reference, target, "tokens")
             told = ["never" if value is None else f"{value:.0f}" for value in seconds]
-            cells = [f"{runs[0]['job'][3]:g}", after_an_epoch(runs), f"{reference['cpu']:.0f}"]
+            cells = [f"{runs[0]['job'][3]:g}", at_the_end(runs), f"{reference['cpu']:.0f}"]
             cells += [", ".join(told[:-1]), told[-1]]
             if seconds[-1] is not None:
                 taken[way] = seconds[-1]

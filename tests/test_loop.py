@@ -55,7 +55,7 @@ def test_the_circle_closes_and_the_policy_learns(tmp_path: Path) -> None:
     asked = ["--recipe", str(small), "--prove-on", HELD_BACK]
     process = spawned(tmp_path, *asked)
     out = tmp_path / "runs" / "out"
-    for _ in range(3000):  # killed in the middle of the second training
+    for _ in range(9000):  # killed in the middle of the second training
         if list(out.glob("training/*-dpo/checkpoint-*/complete")) or process.poll() is not None:
             break
         time.sleep(0.1)
