@@ -127,17 +127,14 @@ class Client:
             raise Fault("unparseable", self.blotted(f"{type(error).__name__}: {error}"), "again") from None
 
     def blotted(self, text: str) -> str:
-        """One bounded line of what an endpoint said, without the key."""
-        return one_line(self._without_key(text), 500)
+        """One bounded line of what the endpoint said, without the key."""
+        return one_line(without(self._key, text), 500)
 
     async def close(self) -> None:
         """Let go of every connection."""
         made, self._openai = self._openai, {}
         for client in made.values():
             await client.close()
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, BLOT) if self._key else text
 
     def prepare(self) -> None:
         """Make what is slow to make, before anybody waits for it."""
@@ -180,8 +177,8 @@ class Client:
         if not isinstance(text, str | None) or len(text or "") > MOST_CHARACTERS:
             raise Fault("unparseable", "the answer's content is no text of bearable length", "again", usage=usage)
         return Reply(
-            text=self._without_key(text or ""),
-            reasoning=self._without_key(reasoning) if isinstance(reasoning, str) else None,
+            text=without(self._key, text or ""),
+            reasoning=without(self._key, reasoning) if isinstance(reasoning, str) else None,
             finish=finish if isinstance(finish, str) else None,
             usage=usage,
         )
@@ -208,6 +205,11 @@ class Client:
         if status in (408, 409, 425):
             return Fault("timeout" if status == 408 else "server", said, "again")
         return Fault("server", said, "again") if status >= 500 else Fault("refused", said, "never")
+
+
+def without(key: str | None, text: str) -> str:
+    """`text` in which the key, where there is one, is blotted out."""
+    return text.replace(key, BLOT) if key else text
 
 
 def _place(session: str) -> int:

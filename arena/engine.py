@@ -51,8 +51,6 @@ class Progress:
     verdicts: int = 0
     """Of this sitting."""
     failures: int = 0
-    tail: bool = False
-    """No debate is left to begin."""
     cost_usd: float = 0.0
     """Of the run, earlier sittings included."""
     parked: dict[str, str] = field(default_factory=dict)
@@ -101,6 +99,11 @@ class Engine:
         if not self.stopping:
             self.stopping = True
             self.on_stop()
+
+    @property
+    def tail(self) -> bool:
+        """Whether no debate is left to begin."""
+        return not self._waiting
 
     async def play_all(self) -> bool:
         """Play and judge everything that is owed; True when nothing is left."""
@@ -152,7 +155,6 @@ class Engine:
     async def _play_each(self, matches: Iterable[Match]) -> None:
         for match in matches:
             self._waiting -= 1
-            self.progress.tail = not self._waiting
             if self.stopping:
                 return
             if self._is_parked(match):

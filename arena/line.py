@@ -242,10 +242,10 @@ class _Asked:
 class Lines:
     """All lines of a run, made as they are asked for."""
 
-    def __init__(self, endpoints: Iterable[Endpoint], clients: dict[str, Client], budget: Budget | None = None) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], clients: dict[str, Client]) -> None:
         self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self.clients = clients
-        self.budget = budget or Budget()
+        self.budget = Budget()
         self.tail: Callable[[], bool] = lambda: False
         """Whether no debate is left to begin."""
         self._lines: dict[tuple[str, str], Line] = {}

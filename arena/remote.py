@@ -28,7 +28,7 @@ from arena.endpoints import Endpoint
 from arena.line import Answer, Body, Cost, Line, Lines, NoAnswer, OutOfBudget, Unanswered
 from arena.local import entry_of
 from arena.prompting import Message, render, shorten
-from arena.speech import presentable, sentence_ends, split_reasoning
+from arena.speech import sentence_ends, visible
 from runs import adapters
 from runs.records import Call, Debate, Role, Slot, Speech, content_id, content_seed
 from topics.errors import InputError, near
@@ -138,20 +138,20 @@ class Seat:
             cut=reply.finish == "length",
             call=self._call(answer.cost, reply.finish, debate, slot, "speak"),
         )
-        visible = presentable(split_reasoning(reply.text)[0])
-        if not self.entry.shortens or len(visible.split()) <= slot.words:
+        heard = visible(reply.text)
+        if not self.entry.shortens or len(heard.split()) <= slot.words:
             return speech
-        return await self._shortened(speech, visible, said, debate, slot)
+        return await self._shortened(speech, heard, said, debate, slot)
 
-    async def _shortened(self, speech: Speech, visible: str, said: list[Message], debate: Debate, slot: Slot) -> Speech:
+    async def _shortened(self, speech: Speech, heard: str, said: list[Message], debate: Debate, slot: Slot) -> Speech:
         """The speech, shortened by whoever gave it; as it was where that comes to nothing, or is no shorter."""
         try:
-            answer = await self._ask(shorten(said, visible, slot), debate, slot, "shorten")
+            answer = await self._ask(shorten(said, heard, slot), debate, slot, "shorten")
         except NoAnswer as error:
             return replace(speech, shorten=self._call(error.cost, None, debate, slot, "shorten"))
         reply = answer.reply
         call = self._call(answer.cost, reply.finish, debate, slot, "shorten")
-        if len(presentable(split_reasoning(reply.text)[0]).split()) >= len(visible.split()):
+        if len(visible(reply.text).split()) >= len(heard.split()):
             return replace(speech, shorten=call)
         return replace(speech, answer=reply.text, cut=reply.finish == "length", shorten=call)
 
@@ -217,10 +217,10 @@ class Seat:
 
 def usable(reply: Reply) -> Fault | None:
     """Nothing, or why a reply is a failed attempt: it holds no visible text, or was cut off in its first sentence."""
-    visible = presentable(split_reasoning(reply.text)[0])
-    if not visible:
+    heard = visible(reply.text)
+    if not heard:
         return Fault("empty", "the answer has no visible text", "again")
-    if reply.finish == "length" and not sentence_ends(visible):
+    if reply.finish == "length" and not sentence_ends(heard):
         return Fault("length", "the answer was cut off in its first sentence", "again")
     return None
 

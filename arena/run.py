@@ -190,7 +190,7 @@ def run(settings: Settings) -> Result:
             concurrency=stated.concurrency,
             max_failed=stated.max_failed,
         )
-        seats.lines.tail, engine.on_stop = lambda: engine.progress.tail, seats.lines.stop
+        seats.lines.tail, engine.on_stop = lambda: engine.tail, seats.lines.stop
         seats.lines.budget.spent, seats.lines.budget.most = engine.progress.cost_usd, stated.max_cost
         rows = {}
         try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from arena.canary import compare
-from arena.client import BLOT, listed
+from arena.client import listed, without
 from arena.endpoints import Endpoint
 from arena.models import TEMPLATE
 from runs.adapters import Adapter, tokens_digest
@@ -150,4 +150,4 @@ class Server:
     def _said(self, answer: Any) -> str:
         """What an answer says, on one bounded line and without the key."""
         text = answer.get("message") or answer.get("detail") or answer if isinstance(answer, dict) else answer
-        return one_line(str(text).replace(self.key, BLOT) if self.key else str(text), 300)
+        return one_line(without(self.key, str(text)), 300)

@@ -74,6 +74,11 @@ def hear(speech: Speech, debate: Debate, slot: Slot) -> Turn:
     )
 
 
+def visible(answer: str) -> str:
+    """What can be heard of an answer: without private reasoning, presentable."""
+    return presentable(split_reasoning(answer)[0])
+
+
 def _whole(text: str) -> str:
     """`text` up to the end of its last whole sentence; empty where there is none."""
     ends = sentence_ends(text)

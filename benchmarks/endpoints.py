@@ -78,7 +78,7 @@ def arena(debates: int, urls: list[str], caps: list[int], concurrency: int) -> d
         ):
             matches = scheduled(spec)
             engine = Engine(held, matches, seats.contestants, make_judges(spec.judges), concurrency=concurrency)
-            seats.lines.tail = lambda: engine.progress.tail
+            seats.lines.tail = lambda: engine.tail
 
             async def play() -> None:
                 await engine.play_all()
