@@ -7,7 +7,8 @@ the boundary where it happened:
 * a contestant that fails makes its debate void; the turns it has stay;
 * one that cannot be asked for the time being, or that fails too often, is parked: its debates stay owed, the others
   are played;
-* a judge that raises gives an invalid vote;
+* a judge that raises gives an invalid vote; one that cannot be asked for the time being is parked as well: its votes
+  stay owed, and the panels it sits on decide without it where their quorum holds;
 * a journal that cannot be written stops the run.
 
 `stop()` lets every answer that is in flight arrive and be recorded, and begins nothing new.
@@ -20,13 +21,30 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
 
+from arena.bench import Bench
 from arena.contestants import Contestant, SpeakFailed, Unavailable
 from arena.speech import hear, presentable
 from arena.vote import cast
 from judges import Judge
+from judges.asking import NoReply, NotNow
 from runs import Run
 from runs.journal import StorageError
-from runs.records import Call, Debate, DebateRow, Failure, Match, Order, Slot, Speech, Status, Turn, Vote, slots_for
+from runs.panels import Tally
+from runs.records import (
+    Call,
+    Debate,
+    DebateRow,
+    Failure,
+    Match,
+    Order,
+    Slot,
+    Speech,
+    Status,
+    Turn,
+    Vote,
+    content_id,
+    slots_for,
+)
 from runs.verdicts import from_votes
 from topics.errors import one_line
 
@@ -48,6 +66,8 @@ class Progress:
     void: int = 0
     turns: int = 0
     """Of this sitting."""
+    wanted: int = 0
+    """Verdicts that debates wait for, or waited for in this sitting."""
     verdicts: int = 0
     """Of this sitting."""
     failures: int = 0
@@ -55,6 +75,10 @@ class Progress:
     """Of the run, earlier sittings included."""
     parked: dict[str, str] = field(default_factory=dict)
     """Contestants that are not asked any more in this sitting, and why."""
+    absent: dict[str, str] = field(default_factory=dict)
+    """Judges that are not asked any more in this sitting, and why."""
+    unjudged: int = 0
+    """Debates that a judge was not asked about in this sitting, each judge counted."""
     stopped: str = ""
     """Why nothing new is begun, where it was not by a signal."""
 
@@ -67,16 +91,26 @@ class Engine:
         run: Run,
         matches: Iterable[Match],
         contestants: Mapping[str, Contestant],
-        judges: Sequence[Judge],
+        bench: Bench,
         *,
         concurrency: int,
         max_failed: float = 1.0,
+        all_at_once: bool = False,
+        again: str = "",
     ) -> None:
-        """`max_failed` is the share of its debates that a contestant may make void before it is parked."""
+        """`max_failed` is the share of its debates that a contestant may make void before it is parked.
+
+        A judge's first vote on a debate is sent alone, so that the rest find its prompt cached; unless `all_at_once`.
+        `again` is what to type to go on.
+        """
         self.run = run
         self.matches = list(matches)
         self.contestants = contestants
-        self.judges = judges
+        self.bench = bench
+        self.judges = bench.judges
+        self.tally = Tally(bench.panels, bench.kin, run.journal.verdicts())
+        self.all_at_once = all_at_once
+        self.again = again
         self.concurrency = concurrency
         self.max_failed = max_failed
         self.progress = Progress(
@@ -92,6 +126,8 @@ class Engine:
         """Debates of this sitting, by contestant."""
         self._failed: Counter[str] = Counter()
         self._queues: dict[str, asyncio.Queue[tuple[Match, Debate | None]]] = {}
+        self.ended: list[Match] = []
+        """Matches whose debates are complete."""
 
     def stop(self, why: str = "") -> None:
         """Begin nothing new; what is in flight is still recorded."""
@@ -118,7 +154,9 @@ class Engine:
             if broken is None:
                 raise
             raise broken from None
-        return not self.stopping and self.progress.done == self.progress.debates
+        await self._settle()
+        left = self.progress.debates - self.progress.done or self.progress.unjudged
+        return not self.stopping and not left
 
     async def _work(self, owed: list[Match]) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -147,7 +185,9 @@ class Engine:
             self._count(status)
             for name, queue in self._queues.items():
                 if status == "complete" and (match.debate_id, name) not in judged:
-                    queue.put_nowait((match, None))
+                    self._submit(queue, match, None)
+            if status == "complete":
+                self.ended.append(match)
         return sorted(owed, key=lambda match: match.debate_id not in self._begun)
 
     # ── playing ──────────────────────────────────────────────────────────────────────────────────
@@ -161,8 +201,13 @@ class Engine:
                 continue
             debate = await self.play(match)
             if debate is not None:
+                self.ended.append(match)
                 for queue in self._queues.values():
-                    queue.put_nowait((match, debate if queue.qsize() < HELD else None))
+                    self._submit(queue, match, debate if queue.qsize() < HELD else None)
+
+    def _submit(self, queue: asyncio.Queue[tuple[Match, Debate | None]], match: Match, debate: Debate | None) -> None:
+        self.progress.wanted += 1
+        queue.put_nowait((match, debate))
 
     def _is_parked(self, match: Match) -> bool:
         return not self.progress.parked.keys().isdisjoint((match.for_contestant, match.against_contestant))
@@ -226,6 +271,10 @@ class Engine:
         await self.run.journal.write(turn, *self._calls(speech.call, speech.shorten))
         self.progress.turns += 1
 
+    def book(self, call: Call) -> None:
+        """Record what a judge's question cost."""
+        self.run.journal.queue(*self._calls(call))
+
     def _calls(self, *calls: Call | None) -> list[Call]:
         """The calls that were made, their cost added up."""
         made = [call for call in calls if call is not None]
@@ -276,36 +325,72 @@ class Engine:
         while True:
             match, debate = await queue.get()
             try:
-                if not self.stopping:
-                    await self.judge(judge, debate or self._debate(match))
+                if not await self.judge(judge, debate or self._debate(match)):
+                    self.progress.unjudged += 1
             finally:
                 queue.task_done()
 
-    async def judge(self, judge: Judge, debate: Debate) -> None:
-        """Ask `judge` for the votes that it still owes on `debate`, and record the verdict with the last one."""
-        asked = list(product(judge.orders, range(judge.samples)))
-        votes = [vote for vote in self.run.journal.votes(debate.id, judge.name) if (vote.order, vote.sample) in asked]
-        have = {(vote.order, vote.sample) for vote in votes}
-        for order, sample in asked:
-            if (order, sample) in have:
-                continue
-            if self.stopping:
-                return
-            votes.append(await self._vote(judge, debate, order, sample))
-            if len(votes) == len(asked):
-                self.run.journal.queue(from_votes(debate.id, judge.name, votes))
-            await self.run.journal.write(votes[-1])
-        if len(have) == len(asked):  # only the verdict was owed
-            await self.run.journal.write(from_votes(debate.id, judge.name, votes))
-        self.progress.verdicts += 1
+    async def judge(self, judge: Judge, debate: Debate) -> bool:
+        """Ask `judge` for the votes that it still owes on `debate`, and record the verdict with the last one.
 
-    async def _vote(self, judge: Judge, debate: Debate, order: Order, sample: int) -> Vote:
+        False where it could not be asked for all of them.
+        """
+        asked = list(product(judge.orders, range(judge.samples)))
+        stored = self.run.journal.votes(debate.id, judge.name)
+        votes = [vote for vote in stored if (vote.order, vote.sample) in asked]
+        have = {(vote.order, vote.sample) for vote in votes}
+        owed = [place for place in asked if place not in have]
+        transcript = content_id(*(turn.text for turn in debate.turns))
+
+        async def vote(order: Order, sample: int) -> None:
+            if self.stopping or judge.name in self.progress.absent:
+                return
+            identity = self.bench.identity(judge, transcript, order, sample)
+            if (found := await self._vote(judge, debate, order, sample, identity)) is None:
+                return
+            votes.append(found)
+            if len(votes) == len(asked):
+                self._decide(judge, debate, votes)
+            await self.run.journal.write(found)
+
+        first = 0 if self.all_at_once else 1
+        for order, sample in owed[:first]:
+            await vote(order, sample)
+        async with asyncio.TaskGroup() as tasks:
+            for order, sample in owed[first:]:
+                tasks.create_task(vote(order, sample))
+        if not owed:  # only the verdict was
+            await self._decide(judge, debate, votes)
+        return len(votes) == len(asked)
+
+    def _decide(self, judge: Judge, debate: Debate, votes: Sequence[Vote]) -> asyncio.Future[None]:
+        """Record a judge's verdict, and those of the panels that waited for it."""
+        related = self.bench.kin.related(judge.name, debate.match)
+        verdict = from_votes(debate.id, judge.name, votes, related=related)
+        self.progress.verdicts += 1
+        return self.run.journal.queue(verdict, *self.tally.add(debate.match, verdict))
+
+    async def _settle(self) -> None:
+        """Have the panels decide that wait for nobody any more, but for members that cannot be asked."""
+        for match in self.ended if self.bench.panels else ():
+            for verdict in self.tally.due(match, absent=self.progress.absent):
+                await self.run.journal.write(verdict)
+
+    async def _vote(self, judge: Judge, debate: Debate, order: Order, sample: int, identity: str) -> Vote | None:
+        """A vote as it may be stored; None where it stays owed."""
         try:
-            return cast(await judge.vote(debate, order, sample), debate, judge.name, order, sample)
+            return cast(await judge.vote(debate, order, sample), debate, judge.name, order, sample, identity)
+        except NotNow as error:
+            if error.everybody:
+                self.stop(_message(error))
+            elif not self.stopping:
+                self.progress.absent.setdefault(judge.name, _message(error))
+            return None
         except BaseException as error:  # whatever a judge raises, the debate stays
             if _ours(error):
                 raise
             message = _message(error)
+            no_reply = error if isinstance(error, NoReply) else None
             self.progress.failures += 1
             self.run.journal.queue(
                 Failure(
@@ -315,13 +400,20 @@ class Engine:
                     at=datetime.now(UTC),
                     contestant=None,
                     judge=judge.name,
-                    kind="raised",
+                    kind=no_reply.kind if no_reply else "raised",
                     message=message,
                     attempts=1,
                 )
             )
             return Vote(
-                debate_id=debate.id, judge=judge.name, order=order, sample=sample, winner="invalid", error=message
+                debate_id=debate.id,
+                judge=judge.name,
+                order=order,
+                sample=sample,
+                winner="invalid",
+                call_id=no_reply.call_id if no_reply else None,
+                error=message,
+                identity=identity,
             )
 
 
@@ -339,5 +431,5 @@ def _message(error: BaseException) -> str:
         said = str(error)
     except Exception:
         said = "(its message cannot be read)"
-    foreseen = isinstance(error, SpeakFailed | Unavailable)
+    foreseen = isinstance(error, SpeakFailed | Unavailable | NoReply | NotNow)
     return presentable(one_line(said if foreseen else f"{type(error).__name__}: {said}"))

@@ -5,21 +5,28 @@ speeches, and a token is taken for four bytes. Prompts only grow, so a server wi
 debate once per contestant; what that would save is the difference between the two costs that are told.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product, takewhile
 from typing import Any
 
+from arena.asking import Unasked
+from arena.bench import JudgeEntry, bench
 from arena.endpoints import Endpoint
 from arena.prompting import render
 from judges import Judge
+from judges.asking import NoReply
+from judges.trajectory import After
 from runs.adapters import aligned
-from runs.records import Debate, Match, Slot, Turn, slots_for
+from runs.records import Debate, Match, Order, Slot, Turn, slots_for
 from runs.spec import Spec
 from topics import Topic
 
 BYTES_A_TOKEN, TOKENS_A_WORD = 4, 1.4
+TOKENS_A_VOTE = 400
 SAMPLE = 20
 """Matches whose prompts are rendered; the rest are taken to be like them."""
 
@@ -40,30 +47,81 @@ class Estimate:
         return endpoint.cost(whole[0], round(self.prompt - self.fresh), whole[1]), endpoint.cost(whole[0], 0, whole[1])
 
 
-def told(spec: Spec, topics: Sequence[Topic], matches: Sequence[Match], judges: Sequence[Judge]) -> Iterator[str]:
-    """The plan as lines."""
-    endpoints = {entry["name"]: Endpoint.model_validate(entry) for entry in spec.endpoints}
+def told(spec: Spec, topics: Sequence[Topic], matches: Sequence[Match]) -> Iterator[str]:
+    """The plan of a run as lines."""
+    known = {topic.topic_id: topic for topic in topics}
+    sample = [filled(match, known[match.topic_id], spec.format) for match in matches[:SAMPLE]]
+    judges = bench(spec, None).judges
     votes = sum(len(judge.orders) * judge.samples for judge in judges)
     turns = len(spec.format)
     yield f"{len(matches) * turns:,} turns, {len(matches) * votes:,} votes"
-    rows = [["contestant", "endpoint", "calls", "prompt k", "new k", "answer k", "USD"]]
+    speaking = [(entry, estimated(entry, spec, known, matches)) for entry in spec.contestants]
+    judging = _judging(spec, {judge.name: (len(matches), sample) for judge in judges})
+    yield from _table([*speaking, *judging], spec)
+    yield "requests to shorten, and to repair a vote, are not counted"
+    yield f"longest path: {turns} speeches and a vote, one after the other"
+
+
+def judged(spec: Spec, owed: Mapping[str, tuple[int, Sequence[Debate]]]) -> Iterator[str]:
+    """The plan of a judging as lines; `owed` are the debates of each judge: how many, and a sample of them."""
+    yield from _table(_judging(spec, owed), spec)
+
+
+def _table(rows: Iterable[tuple[Mapping[str, Any], Estimate]], spec: Spec) -> Iterator[str]:
+    """Estimates as a table, and their sum."""
+    endpoints = {entry["name"]: Endpoint.model_validate(entry) for entry in spec.endpoints}
+    cells = [["who", "endpoint", "calls", "prompt k", "new k", "answer k", "USD"]]
     low = high = 0.0
-    known = {topic.topic_id: topic for topic in topics}
-    for entry in spec.contestants:
-        found = estimated(entry, spec, known, matches)
-        if entry["kind"] != "endpoint":
-            rows.append([entry["name"], f"({entry['kind']})", f"{found.calls:,}", "-", "-", "-", "0"])
+    for entry, found in rows:
+        if "endpoint" not in entry:
+            cells.append([entry["name"], f"({entry['kind']})", f"{found.calls:,}", "-", "-", "-", "0"])
             continue
         least, most = found.usd(endpoints[entry["endpoint"]])
         low, high = low + least, high + most
         tokens = [f"{value / 1000:,.0f}" for value in (found.prompt, found.fresh, found.completion)]
-        rows.append([entry["name"], entry["endpoint"], f"{found.calls:,}", *tokens, _range(least, most)])
-    for judge in judges:
-        asked = len(judge.orders) * judge.samples * len(matches)
-        rows.append([judge.name, "(judge)", f"{asked:,}", "-", "-", "-", "0"])
-    yield aligned(rows, right=5)
-    yield f"cost: {_range(low, high)} USD, with and without a prefix cache; requests to shorten are not counted"
-    yield f"longest path: {turns} speeches and a vote, one after the other"
+        cells.append([entry["name"], entry["endpoint"], f"{found.calls:,}", *tokens, _range(least, most)])
+    yield aligned(cells, right=5)
+    yield f"cost: {_range(low, high)} USD, with and without a prefix cache"
+
+
+def _judging(
+    spec: Spec, owed: Mapping[str, tuple[int, Sequence[Debate]]]
+) -> Iterator[tuple[Mapping[str, Any], Estimate]]:
+    """What each judge would be asked."""
+    entries = {entry["name"]: entry for entry in spec.judges}
+    for judge in bench(spec, None).judges:
+        count, sample = owed[judge.name]
+        entry = entries.get(judge.name) or entries[judge.name.rpartition("@")[0]]
+        yield {**entry, "name": judge.name}, asyncio.run(_votes(entry, judge, count, sample))
+
+
+async def _votes(entry: Mapping[str, Any], judge: Judge, count: int, sample: Sequence[Debate]) -> Estimate:
+    """The votes of one judge: a debate's first one is fresh, of the others what follows the words they share."""
+    places = list(product(judge.orders, range(judge.samples)))
+    sums: Counter[str] = Counter()
+    for debate in sample if "endpoint" in entry else ():
+        asked = [await asked_by(entry, judge, debate, order, vote) for order, vote in places]
+        sizes = [len(text.encode()) // BYTES_A_TOKEN for text in asked]
+        alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*asked, strict=False))
+        shared = sum(len(letters[0].encode()) for letters in alike) // BYTES_A_TOKEN
+        fresh = sum(sizes) - shared * (len(sizes) - 1)
+        sums.update(prompt=sum(sizes), fresh=fresh, completion=TOKENS_A_VOTE * len(sizes))
+    scale = count / max(1, len(sample))
+    return Estimate(
+        calls=count * len(places),
+        prompt=scale * sums["prompt"],
+        fresh=scale * sums["fresh"],
+        completion=scale * sums["completion"],
+    )
+
+
+async def asked_by(entry: Mapping[str, Any], judge: Judge, debate: Debate, order: Order, sample: int) -> str:
+    """The words in which a judge would first ask for a vote; empty where it asks nobody."""
+    unasked = Unasked()
+    made = JudgeEntry.model_validate(entry).make(unasked)
+    with suppress(NoReply):
+        await (After(made, judge.turns) if isinstance(judge, After) else made).vote(debate, order, sample)
+    return "".join(message["content"] for question in unasked.questions[:1] for message in question.messages)
 
 
 def _range(low: float, high: float) -> str:

@@ -59,15 +59,18 @@ def line(progress: Progress, elapsed: float) -> str:
     """`done/all, turns/s, verdicts, failures, time left`; `elapsed` in seconds since this sitting began."""
     speed = progress.turns / elapsed if elapsed > 0 else 0.0
     left = (progress.debates - progress.done) * progress.turns_each / speed if speed else None
+    if judges_only := progress.done == progress.debates:
+        left = elapsed * (progress.wanted - progress.verdicts) / progress.verdicts if progress.verdicts else None
     parts = [f"{progress.done:,}/{progress.debates:,}", f"{speed:,.0f} turns/s"]
-    parts += [f"{progress.verdicts:,} verdicts", f"{progress.failures:,} failures"]
+    parts += [f"{progress.verdicts:,}/{progress.wanted:,} verdicts", f"{progress.failures:,} failures"]
     if progress.cost_usd:
         parts.append(f"{progress.cost_usd:,.2f} USD")
-    if progress.parked:
-        parts.append(f"parked: {', '.join(progress.parked)}")
-    if progress.done == progress.debates:
-        return "  ".join([*parts, "judging"])
-    return "  ".join([*parts, f"{duration(left)} left" if left is not None else "starting"])
+    if away := [*progress.parked, *progress.absent]:
+        parts.append(f"parked: {', '.join(away)}")
+    parts += ["judging"] if judges_only else []
+    if left is None:
+        return "  ".join(parts if judges_only else [*parts, "starting"])
+    return "  ".join([*parts, f"{duration(left)} left"])
 
 
 def duration(seconds: float) -> str:

@@ -12,16 +12,16 @@ its word budget is sent back once with the request to shorten it; what is still 
 end, which the engine sees to (`arena/speech.py`), as it does to private reasoning.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field
 
 from arena import serving
+from arena.asking import THINKING_TOKENS, Asking
 from arena.client import Client, Fault, Reply, key_of, listed
 from arena.contestants import Name, SpeakFailed, Unavailable
 from arena.endpoints import Endpoint
@@ -33,39 +33,22 @@ from runs import adapters
 from runs.records import Call, Debate, Role, Slot, Speech, content_id, content_seed
 from topics.errors import InputError, near
 
-TOKENS_A_WORD, SPARE_TOKENS, THINKING_TOKENS = 4, 200, 16_000
+TOKENS_A_WORD, SPARE_TOKENS = 4, 200
 """Most tokens of an answer, where nobody says: of any language, and with room for one sentence too many; English has
 some 1.4 a word. A budget is kept by words, a cap on tokens only bounds what a model gone astray can cost."""
 
 
-class Remote(BaseModel):
+class Remote(Asking):
     """A contestant at an endpoint, as it stands in a roster."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["endpoint"]
     name: Name
-    endpoint: Name
-    """A name among the endpoints."""
-    model: Annotated[str, Field(min_length=1)] | None = None
-    """As the endpoint calls it (default: the endpoint's own, where the arena starts it)."""
     adapter: Annotated[str, Field(min_length=1)] | None = None
     """On a vLLM: an id in the registry, or an entry's folder."""
     family: str = ""
     lineage: str = ""
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
-    """Default: the endpoint's own."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Of an answer (default: well above the slot's word budget)."""
-    thinking: bool | None = None
-    """Whether it reasons before it speaks (default: as the model does; an adapter as it was trained: no)."""
-    seeded: bool | None = None
-    """Send a seed drawn from the debate (default: to a vLLM, yes; some APIs refuse it)."""
     shortens: bool = True
     """Send back a speech over its budget, once."""
-    body: dict[str, JsonValue] = {}
-    """Further fields of a request, as the endpoint knows them."""
     persona: Annotated[str, Field(max_length=10_000)] = ""
     """Said to it at the end of its instructions."""
     context: Literal["key", "transcript"] | None = None
@@ -73,12 +56,15 @@ class Remote(BaseModel):
     digest: str | None = None
     """Of the adapter's weights: filled in when a run is made, compared from then on."""
 
+    @property
+    def thinks(self) -> bool | None:
+        """An adapter does as it was trained, which is not to."""
+        return False if self.thinking is None and self.adapter is not None else self.thinking
+
     def resolved(self, endpoints: Mapping[str, Endpoint], out: Path) -> Self:
         """This entry with everything filled in that was left open, and its adapter checked against its files."""
         endpoint = endpoints[self.endpoint]
-        model = self.model or endpoint.model
-        if model is None:
-            raise InputError(f"contestant {self.name!r} names no model of endpoint {self.endpoint!r}; add model = ...")
+        model = self.model_at(endpoint, f"contestant {self.name!r}")
         if self.adapter is None:
             return self.model_copy(update={"model": model, "context": self.context or "transcript"})
         if endpoint.kind != "vllm":
@@ -166,31 +152,9 @@ class Seat:
     def request(self, said: list[Message], debate: Debate, slot: Slot, role: Role, unusable: int) -> Body:
         """What is sent; `unusable` answers were given to it before."""
         entry = self.entry
-        body: Body = {"model": self.served, "messages": said, **self._fixed}
-        if not body.keys() & {"max_tokens", "max_completion_tokens"}:
-            most = TOKENS_A_WORD * slot.words + SPARE_TOKENS + THINKING_TOKENS * bool(entry.thinking)
-            body["max_tokens"] = entry.max_tokens or most
-        if self._is_seeded:
-            body["seed"] = content_seed(role, debate.match.seed, debate.id, slot.turn, entry.name, unusable) >> 32
-        return body
-
-    @cached_property
-    def _is_seeded(self) -> bool:
-        return self.line.endpoint.kind == "vllm" if self.entry.seeded is None else self.entry.seeded
-
-    @cached_property
-    def _fixed(self) -> dict[str, Any]:
-        """The fields that are the same in every request."""
-        entry = self.entry
-        fields: dict[str, Any] = {}
-        if entry.temperature is not None:
-            fields["temperature"] = entry.temperature
-        if entry.top_p is not None:
-            fields["top_p"] = entry.top_p
-        thinking = False if entry.thinking is None and entry.adapter is not None else entry.thinking
-        if thinking is not None and self.line.endpoint.kind == "vllm":
-            fields["chat_template_kwargs"] = {"enable_thinking": thinking}
-        return fields | entry.body
+        most = TOKENS_A_WORD * slot.words + SPARE_TOKENS + THINKING_TOKENS * bool(entry.thinking)
+        seed = content_seed(role, debate.match.seed, debate.id, slot.turn, entry.name, unusable) >> 32
+        return entry.request(said, self.line.endpoint, model=self.served, most=most, seed=seed)
 
     def _call(self, cost: Cost, finish: str | None, debate: Debate, slot: Slot, role: Role) -> Call:
         """The row of a call; one that came to nothing may be made again, so its id is of that moment."""
@@ -227,30 +191,51 @@ def usable(reply: Reply) -> Fault | None:
 
 @contextmanager
 def seated(
-    entries: Sequence[Remote], endpoints: Mapping[str, Endpoint], out: Path
+    entries: Sequence[Remote],
+    endpoints: Mapping[str, Endpoint],
+    out: Path,
+    *,
+    judges: Mapping[str, Asking] | None = None,
+    spare: Collection[str] = (),
 ) -> Iterator[tuple[dict[str, Seat], Lines]]:
-    """Seats for resolved entries and the lines they ask by; servers that were started for them end with the block.
+    """Seats for resolved entries, and the lines by which they and `judges` ask; servers that were started for them end
+    with the block.
 
     Raises `InputError` where a key is missing, nobody answers, a server lacks a model, or an adapter's canary differs.
+    An endpoint that only `spare` judges ask at may be away: its lines are parked.
     """
+    judges = judges or {}
     with ExitStack() as stack:
         clients: dict[str, Client] = {}
         served: dict[str, str] = {}
+        away: dict[str, str] = {}
         for endpoint in endpoints.values():
             mine = [entry for entry in entries if entry.endpoint == endpoint.name]
             key = key_of(endpoint)
             policies = {entry.adapter: entry_of(entry.adapter, out) for entry in mine if entry.adapter}
             source = source_of(endpoint, out) if endpoint.is_started else None
             server = stack.enter_context(serving.served(endpoint, source, list(policies.values()), key=key))
-            known = [(url, listed(endpoint, url, key)) for url in server.urls]
+            asking = {name: judge for name, judge in judges.items() if judge.endpoint == endpoint.name}
+            try:
+                known = [(url, listed(endpoint, url, key)) for url in server.urls]
+            except InputError as error:
+                if mine or not asking.keys() <= set(spare):
+                    raise
+                known, away[endpoint.name] = [], str(error)
+            for url, models in known:
+                for who in mine:
+                    _has(f"contestant {who.name!r}", who, url, models)
+                for name, judge in asking.items():
+                    _has(f"judge {name!r}", judge, url, models)
             for entry in mine:
-                for url, models in known:
-                    _has(entry, url, models)
                 policy = policies[entry.adapter] if entry.adapter else None
                 served[entry.name] = server.seat(policy, base=str(entry.model)) if policy else str(entry.model)
             clients[endpoint.name] = Client(endpoint, urls=server.urls, key=key)
             clients[endpoint.name].prepare()
         lines = Lines(endpoints.values(), clients)
+        for judge in judges.values():
+            if judge.endpoint in away:
+                lines.to(judge.endpoint, str(judge.model)).gate.park(away[judge.endpoint])
         seats = {
             entry.name: Seat(entry=entry, line=lines.to(entry.endpoint, str(entry.model)), served=served[entry.name])
             for entry in entries
@@ -258,11 +243,8 @@ def seated(
         yield seats, lines
 
 
-def _has(entry: Remote, url: str, models: set[str] | None) -> None:
+def _has(who: str, asking: Asking, url: str, models: set[str] | None) -> None:
     """Refuse a model that a server does not list."""
-    if models is not None and entry.model not in models:
+    if models is not None and asking.model not in models:
         known = ", ".join(sorted(models)[:8]) or "none"
-        raise InputError(
-            f"contestant {entry.name!r}: {url} has no model {entry.model!r}; it has {known}"
-            f"{near(str(entry.model), models)}"
-        )
+        raise InputError(f"{who}: {url} has no model {asking.model!r}; it has {known}{near(str(asking.model), models)}")

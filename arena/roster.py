@@ -17,14 +17,17 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from arena import local, remote
-from arena.contestants import Contestant, Name
+from arena import bench, local, remote
+from arena.bench import JudgeEntry
+from arena.contestants import Contestant
 from arena.endpoints import Endpoint
 from arena.line import Lines
 from arena.local import Local
 from arena.remote import Remote
 from arena.simulated import Simulated
+from runs.panels import Panel
 from runs.settings import read_toml
+from runs.spec import Spec
 from topics.errors import InputError, near
 
 DEFAULT = Path(__file__).parent / "rosters" / "default.toml"
@@ -45,15 +48,6 @@ Entry = Annotated[Contestants, Field(discriminator="kind")]
 """One `[[contestants]]`."""
 
 
-class JudgeEntry(BaseModel):
-    """One `[[judges]]`: a name, a kind, and whatever settings that kind takes."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: Name
-    kind: str = Field(min_length=1)
-
-
 class Roster(BaseModel):
     """A roster file."""
 
@@ -62,6 +56,7 @@ class Roster(BaseModel):
     endpoints: tuple[Endpoint, ...] = ()
     contestants: tuple[Annotated[Entry, BeforeValidator(_known_kind)], ...] = ()
     judges: tuple[JudgeEntry, ...] = ()
+    panels: tuple[Panel, ...] = ()
 
 
 def load(path: Path | None = None) -> Roster:
@@ -71,7 +66,8 @@ def load(path: Path | None = None) -> Roster:
         roster = Roster.model_validate(read_toml(path))
     except ValidationError as error:
         raise InputError(f"{str(path)!r}, {_explain(error)}") from None
-    for entries in (roster.endpoints, roster.contestants, roster.judges):
+    named: Iterable[Sequence[Any]] = (roster.endpoints, roster.contestants, (*roster.judges, *roster.panels))
+    for entries in named:
         names = [entry.name for entry in entries]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"{str(path)!r} uses the name {twice!r} twice; names must be unique")
@@ -101,9 +97,10 @@ def seated(roster: Roster, names: Sequence[str] | None) -> tuple[Contestants, ..
     return tuple(known.values())
 
 
-def asked(roster: Roster, contestants: Iterable[Contestants]) -> list[Endpoint]:
-    """The endpoints at which contestants are asked."""
+def asked(roster: Roster, contestants: Iterable[Contestants], judges: Iterable[Mapping[str, Any]]) -> list[Endpoint]:
+    """The endpoints at which contestants and judges are asked."""
     names = {entry.endpoint for entry in contestants if isinstance(entry, Remote)}
+    names |= {judge["endpoint"] for judge in judges if "endpoint" in judge}
     return [endpoint for endpoint in roster.endpoints if endpoint.name in names]
 
 
@@ -123,17 +120,23 @@ class Seats:
 
 
 @contextmanager
-def seats(stored: Iterable[Mapping[str, Any]], endpoints: Iterable[Mapping[str, Any]], out: Path) -> Iterator[Seats]:
-    """Seats from resolved entries; what they hold (models, threads, servers) goes with the block."""
-    roster = Roster.model_validate({"contestants": tuple(stored), "endpoints": tuple(endpoints)})
-    entries = roster.contestants
+def seats(spec: Spec, out: Path, *, plays: bool = True) -> Iterator[Seats]:
+    """Seats for a spec's contestants, unless nobody plays, and lines for them and its judges; what they hold (models,
+    threads, servers) goes with the block."""
+    stored = spec.contestants if plays else ()
+    entries = Roster.model_validate({"contestants": stored}).contestants
     simulated: dict[str, Contestant] = {entry.name: entry for entry in entries if isinstance(entry, Simulated)}
-    known = {endpoint.name: endpoint for endpoint in roster.endpoints}
+    remotes = [entry for entry in entries if isinstance(entry, Remote)]
+    judges, panels = bench.seated(spec)
+    asking = {judge.name: judge.asking for judge in judges if judge.asking is not None}
+    wanted = {entry.endpoint for entry in (*remotes, *asking.values())}
+    known = [Endpoint.model_validate(endpoint) for endpoint in spec.endpoints if endpoint["name"] in wanted]
+    spare = bench.spare(spec.settings.get("judges") or (), panels)
     with (
         local.seated([entry for entry in entries if isinstance(entry, Local)], out) as locals_,
-        remote.seated([entry for entry in entries if isinstance(entry, Remote)], known, out) as (remotes, lines),
+        remote.seated(remotes, {e.name: e for e in known}, out, judges=asking, spare=spare) as (seats_, lines),
     ):
-        yield Seats(contestants=simulated | locals_ | remotes, lines=lines)
+        yield Seats(contestants=simulated | locals_ | seats_, lines=lines)
 
 
 def _explain(error: ValidationError) -> str:

@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -22,9 +22,9 @@ from typing import Annotated, Any, TypeVar
 import polars as pl
 from pydantic import BaseModel, Field, ValidationError
 
-import judges as judging
 import runs
 import topics as catalogue
+from arena import bench as benches
 from arena import format as formats
 from arena import plan
 from arena import roster as rosters
@@ -33,13 +33,12 @@ from arena.line import Lines
 from arena.progress import shown
 from arena.roster import Roster, Seats
 from arena.schedule import schedule
-from judges import Judge
 from runs import NEWEST, OUT, Run
 from runs.journal import StorageError
 from runs.records import Match, Opener
 from runs.settings import Command, explain, parse
 from runs.spec import Spec
-from runs.tables import is_sealed
+from runs.tables import Tables, is_sealed
 from topics import Topic
 from topics.errors import InputError, command
 
@@ -112,14 +111,13 @@ def resolve(settings: Settings, stored: Spec | None = None, out: Path | None = N
     if stored is not None:
         stated = stored.settings | stated
         settings = _valid(Settings, stated)
-    if stored is None or "roster" in given:
-        roster = rosters.load(settings.roster)
-    else:
-        held = {"contestants": stored.contestants, "endpoints": stored.endpoints, "judges": stored.judges}
-        roster = _valid(Roster, held)
+    roster = rosters.load(settings.roster) if stored is None or "roster" in given else stored_roster(stored)
     topics = catalogue.load(settings.topics) if stored is None or "topics" in given else []
     slots = formats.load(settings.format) if stored is None or "format" in given else stored.format
     seated = rosters.seated(roster, settings.contestants)
+    endpoints = {endpoint.name: endpoint for endpoint in roster.endpoints}
+    entries, panels = benches.named(settings.judges, roster.judges, roster.panels)
+    judges = [entry.resolved(endpoints) for entry in entries]
     spec = Spec(
         seed=settings.seed,
         topics={topic.topic_id: topic.digest for topic in topics} if stored is None or topics else stored.topics,
@@ -128,13 +126,18 @@ def resolve(settings: Settings, stored: Spec | None = None, out: Path | None = N
         matches=settings.matches,
         replicates=settings.replicates,
         contestants=tuple(rosters.resolved(c, roster.endpoints, out) for c in sorted(seated, key=lambda c: c.name)),
-        endpoints=tuple(endpoint.model_dump(mode="json") for endpoint in rosters.asked(roster, seated)),
-        judges=tuple(_judge_entries(settings.judges, roster)),
+        endpoints=tuple(endpoint.model_dump(mode="json") for endpoint in rosters.asked(roster, seated, judges)),
+        judges=benches.together(stored.judges if stored else (), judges),
+        panels=tuple(panel.model_dump(mode="json") for panel in panels),
         settings=stated,
     )
-    if stored is not None:
-        _same_judges(stored, spec)
     return spec, topics
+
+
+def stored_roster(stored: Spec) -> Roster:
+    """Whom a run knows, as a roster."""
+    names = ("contestants", "endpoints", "judges", "panels")
+    return _valid(Roster, {name: getattr(stored, name) for name in names})
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -148,33 +151,6 @@ def _valid(model: type[M], stored: dict[str, Any]) -> M:
         raise InputError(f"the run's spec.json cannot be used: {explain(error)}") from None
 
 
-def _same_judges(stored: Spec, spec: Spec) -> None:
-    """Refuse another judge under a name that already has votes in the run."""
-    before = {judge["name"]: judge for judge in stored.judges}
-    for judge in spec.judges:
-        if before.get(judge["name"], judge) != judge:
-            raise InputError(
-                f"the run has another judge {judge['name']!r}, with other settings; give this one a new name"
-            )
-
-
-def _judge_entries(names: list[str], roster: Roster) -> list[dict[str, Any]]:
-    """What each named judge is made from; making them once proves that they can be."""
-    if not any(names):
-        raise InputError("no judges named; expected --judges rules, names from the roster, or module:Class")
-    if len(set(names)) < len(names):
-        raise InputError(f"a judge is named twice in {','.join(names)!r}; name each once")
-    known = {entry.name: entry.model_dump() for entry in roster.judges}
-    entries = [known.get(name, {"name": name, "kind": name}) for name in names]
-    make_judges(entries)
-    return entries
-
-
-def make_judges(entries: Iterable[dict[str, Any]]) -> list[Judge]:
-    """Judges from their entries in a spec."""
-    return [judging.load(**entry) for entry in entries]
-
-
 def run(settings: Settings) -> Result:
     """Play what `settings` ask for; returns when the run is sealed or was stopped.
 
@@ -186,18 +162,14 @@ def run(settings: Settings) -> Result:
             held,
             scheduled(held.spec, begun=held.journal.statuses()),
             seats.contestants,
-            make_judges(held.spec.judges),
+            benches.bench(held.spec, seats.lines, lambda call: engine.book(call)),
             concurrency=stated.concurrency,
             max_failed=stated.max_failed,
+            again=_resume(held.folder),
         )
-        seats.lines.tail, engine.on_stop = lambda: engine.tail, seats.lines.stop
-        seats.lines.budget.spent, seats.lines.budget.most = engine.progress.cost_usd, stated.max_cost
-        rows = {}
+        finished = drive(engine, seats.lines, max_cost=stated.max_cost, max_hours=stated.max_hours)
         try:
-            if finished := asyncio.run(_play(engine, seats.lines, stated.max_hours)):
-                rows = {name: table["rows"] for name, table in held.seal()["tables"].items()}
-        except (asyncio.CancelledError, KeyboardInterrupt):
-            finished = False
+            rows = {name: table["rows"] for name, table in held.seal()["tables"].items()} if finished else {}
         except StorageError as error:
             raise StorageError(f"{error}; free some disk, then: {_resume(held.folder)}") from None
         return Result(folder=held.folder, sealed=finished, progress=engine.progress, rows=rows)
@@ -214,7 +186,7 @@ def _opened(settings: Settings) -> Iterator[tuple[Run, Seats]]:
         _fed_back(settings.config, spec)
         next(_schedule(spec))  # refuses what cannot be scheduled
         with (
-            rosters.seats(spec.contestants, spec.endpoints, settings.out) as seats,
+            rosters.seats(spec, settings.out) as seats,
             Run.create(spec, topics, settings.out) as held,
         ):
             yield held, seats
@@ -227,7 +199,7 @@ def _opened(settings: Settings) -> Iterator[tuple[Run, Seats]]:
                 f"{str(folder)!r} was started with another {', '.join(different)}; "
                 f"resume it without these settings, or start a new run without --resume"
             )
-        with rosters.seats(spec.contestants, spec.endpoints, folder.parent) as seats:
+        with rosters.seats(spec, folder.parent) as seats:
             held.keep(spec)
             yield held, seats
 
@@ -261,7 +233,19 @@ def _schedule(spec: Spec) -> Iterator[Match]:
     )
 
 
-async def _play(engine: Engine, lines: Lines, max_hours: float | None) -> bool:
+def drive(engine: Engine, lines: Lines, *, max_cost: float | None, max_hours: float | None) -> bool:
+    """Run an engine to its end, or until it is stopped; True when nothing is left."""
+    lines.tail, engine.on_stop = lambda: engine.tail, lines.stop
+    lines.budget.spent, lines.budget.most = engine.progress.cost_usd, max_cost
+    try:
+        return asyncio.run(_drive(engine, lines, max_hours))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return False
+    except StorageError as error:
+        raise StorageError(f"{error}; free some disk, then: {engine.again}") from None
+
+
+async def _drive(engine: Engine, lines: Lines, max_hours: float | None) -> bool:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     if threading.current_thread() is threading.main_thread():  # others cannot have signals
@@ -279,7 +263,7 @@ async def _play(engine: Engine, lines: Lines, max_hours: float | None) -> bool:
 def _interrupt(engine: Engine, task: asyncio.Task[bool]) -> None:
     """The first signal finishes what is in flight, the second cancels it, the third does not wait for anybody."""
     if task.cancelling():
-        print(f"stopped; go on with: {_resume(engine.run.folder)}", file=sys.stderr, flush=True)
+        print(f"stopped; go on with: {engine.again}", file=sys.stderr, flush=True)
         os._exit(1)  # the journal is whole at any moment
     if engine.stopping:
         task.cancel()
@@ -303,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not result.sealed:
-        for name, why in result.progress.parked.items():
+        for name, why in (result.progress.parked | result.progress.absent).items():
             print(f"parked: {name}: {why}", file=sys.stderr)
         if result.progress.stopped:
             print(f"stopped: {result.progress.stopped}", file=sys.stderr)
@@ -333,7 +317,7 @@ def _dry_run(settings: Settings) -> int:
     matches = scheduled(spec)
     topic_count = f"{len({match.topic_id for match in matches})} of {len(topics)} topics"
     print(f"{len(matches):,} debates on {topic_count}, {len(spec.contestants)} contestants, seed {spec.seed}")
-    for line in plan.told(spec, topics, matches, make_judges(spec.judges)):
+    for line in plan.told(spec, topics, matches):
         print(line)
     print(f"would write a new folder under {settings.out}; nothing was written. To play: the same without --dry-run")
     return 0
@@ -351,6 +335,11 @@ def _report(result: Result) -> int:
     if held_out := debates.filter(pl.col("split") == "test")["topic_id"].n_unique():
         print(f"note:  {held_out} test topics are held out; this run was a look at them, and counts as one")
     print(f"next:  python -m runs.show {result.folder} {debates['debate_id'][0]}")
+    return report_raised(tables)
+
+
+def report_raised(tables: Tables) -> int:
+    """Name the judges that raised, which is a fault of theirs; 1 where there is one."""
     raised = tables.failures.filter(step="judge", kind="raised").collect()
     for (judge,), failures in raised.group_by("judge", maintain_order=True):
         votes = f"{failures.height:,} votes, which are" if failures.height > 1 else "1 vote, which is"

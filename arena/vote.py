@@ -22,11 +22,11 @@ MOST_ITEMS = 200
 _VOTE = TypeAdapter(Vote)
 
 
-def cast(vote: object, debate: Debate, judge: str, order: Order, sample: int) -> Vote:
+def cast(vote: object, debate: Debate, judge: str, order: Order, sample: int, identity: str | None = None) -> Vote:
     """`vote` as it may be stored; raises `ValueError` that says what is wrong with it."""
     if not isinstance(vote, Vote):
         raise ValueError(f"expected a Vote, got {type(vote).__name__}")
-    vote = replace(vote, debate_id=debate.id, judge=judge, order=order, sample=sample)
+    vote = replace(vote, debate_id=debate.id, judge=judge, order=order, sample=sample, identity=identity)
     try:
         vote = _VOTE.validate_python(_bounded(asdict(vote)))
     except ValidationError as error:

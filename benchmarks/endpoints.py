@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from arena import roster as rosters
+from arena.bench import bench
 from arena.engine import Engine
 from arena.prompting import messages
-from arena.run import Settings, make_judges, resolve, scheduled
+from arena.run import Settings, resolve, scheduled
 from runs import Run
 from runs.records import Debate, Match, Turn, slots_for
 
@@ -73,11 +74,11 @@ def arena(debates: int, urls: list[str], caps: list[int], concurrency: int) -> d
         )  # fmt: skip
         spec, its_topics = resolve(settings)
         with (
-            rosters.seats(spec.contestants, spec.endpoints, out) as seats,
+            rosters.seats(spec, out) as seats,
             Run.create(spec, its_topics, out) as held,
         ):
             matches = scheduled(spec)
-            engine = Engine(held, matches, seats.contestants, make_judges(spec.judges), concurrency=concurrency)
+            engine = Engine(held, matches, seats.contestants, bench(spec, None), concurrency=concurrency)
             seats.lines.tail = lambda: engine.tail
 
             async def play() -> None:

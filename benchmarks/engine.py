@@ -25,8 +25,9 @@ import judges
 import runs
 import topics
 from arena import roster as rosters
+from arena.bench import bench
 from arena.engine import Engine
-from arena.run import Settings, make_judges, resolve, scheduled
+from arena.run import Settings, resolve, scheduled
 from arena.simulated import Simulated
 from arena.speech import hear
 from runs import Run
@@ -44,7 +45,7 @@ def measure(debates: int) -> dict[str, float]:
         bare = bare_loop(spec, its_topics) if debates <= SMALL else 0.0
         held = Run.create(spec, its_topics, settings.out)
         seats = {entry["name"]: Simulated.model_validate(entry) for entry in spec.contestants}
-        engine = Engine(held, scheduled(spec), seats, make_judges(spec.judges), concurrency=64)
+        engine = Engine(held, scheduled(spec), seats, bench(spec, None), concurrency=64)
         wall, cpu = time.perf_counter(), time.process_time()
         asyncio.run(engine.play_all())
         played, played_wall = time.process_time() - cpu, time.perf_counter() - wall
@@ -125,7 +126,7 @@ def storage(kind: str) -> tuple[float, float, float]:
         seated = rosters.load().contestants
         seats = {c.name: c if kind == "simulated" else Babbler(c.name) for c in seated}
         with Run.create(spec, its_topics, Path(out)) as held:
-            engine = Engine(held, scheduled(spec), seats, make_judges(spec.judges), concurrency=64)
+            engine = Engine(held, scheduled(spec), seats, bench(spec, None), concurrency=64)
             asyncio.run(engine.play_all())
             manifest = held.seal()
             size = sum(table["bytes"] for table in manifest["tables"].values())

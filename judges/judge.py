@@ -8,7 +8,8 @@
 
 One vote is one look at the whole debate. The engine asks for every order and sample that is owed, records each
 vote as it comes, and makes the verdict of them (`runs/verdicts.py`). The debate it hands over holds no private
-reasoning. A judge that raises gives an `invalid` vote, never a lost debate.
+reasoning. A judge that raises gives an `invalid` vote, never a lost debate. One that asks a language model takes `ask`
+(`judges/asking.py`) as a keyword, and may have a `digest` of its prompts, which is part of its votes' identity.
 """
 
 from typing import Protocol

@@ -5,33 +5,50 @@ import inspect
 from importlib.metadata import entry_points
 from typing import Any, get_args
 
+from judges.asking import Ask
 from judges.judge import Judge
 from runs.records import Order
 from topics.errors import InputError, near, one_line
 
 GROUP = "debate_arena.judges"
-BUILT_IN = {"rules": "judges.rules:Rules", "scripted": "judges.scripted:Scripted"}
+BUILT_IN = {
+    "rules": "judges.rules:Rules",
+    "scripted": "judges.scripted:Scripted",
+    "llm": "judges.llm:LLM",
+    "pairrm": "judges.pairrm:PairRMJudge",
+}
 
 
-def load(kind: str, *, name: str | None = None, **settings: Any) -> Judge:
+def load(kind: str, *, name: str | None = None, ask: Ask | None = None, **settings: Any) -> Judge:
     """A judge of `kind` (a known name, or `module:Class`) under `name`, with its settings.
+
+    One that asks a language model is handed `ask`.
 
     Raises `InputError` where the kind is unknown, cannot be imported, or does not take the settings.
     """
-    registered = {entry.name: entry.value for entry in entry_points(group=GROUP)}
-    known = {**registered, **BUILT_IN}
+    known = kinds()
     target = known.get(kind, kind)
     if ":" not in target:
         raise InputError(
             f"unknown judges {kind!r}; expected {', '.join(sorted(known))} or module:Class{near(kind, known)}"
         )
-    made = _make(kind, _import(kind, target), {"name": name or kind, **settings})
+    make = _import(kind, target)
+    if ask is not None:
+        settings["ask"] = ask
+    elif _asks(make):
+        raise InputError(f"judge {name or kind!r} of kind {kind!r} asks a model; add endpoint = ... to its [[judges]]")
+    made = _make(kind, make, {"name": name or kind, **settings})
     if missing := [part for part in ("name", "orders", "samples", "vote") if not hasattr(made, part)]:
         raise InputError(f"judge {kind!r} is no judge: it lacks {', '.join(missing)} (see docs/write-a-judge.md)")
     if wrong := _wrong(made, name or kind):
         raise InputError(f"judge {kind!r} is no judge: {wrong} (see docs/write-a-judge.md)")
     judge: Judge = made
     return judge
+
+
+def kinds() -> dict[str, str]:
+    """Where the class of each kind is that has a name: built-in ones, and those that packages register."""
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)} | BUILT_IN
 
 
 def _wrong(made: Any, name: str) -> str:
@@ -46,6 +63,15 @@ def _wrong(made: Any, name: str) -> str:
     if not orders or set(map(str, orders)) - set(get_args(Order)) or len(set(orders)) < len(orders):
         return f"its orders must be some of {get_args(Order)}, each once, not {made.orders!r}"
     return ""
+
+
+def _asks(make: Any) -> bool:
+    """Whether a judge cannot be made without `ask`."""
+    try:
+        asks = inspect.signature(make).parameters.get("ask")
+    except (TypeError, ValueError):
+        return False
+    return asks is not None and asks.default is inspect.Parameter.empty
 
 
 def _import(kind: str, target: str) -> Any:

@@ -11,13 +11,14 @@ Reading goes through a connection of its own, which is how a live viewer can loo
 import asyncio
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runs.records import Record, Status, TopicRow, Turn, Vote
+from runs.records import Match, Record, Status, TopicRow, Turn, Verdict, Vote
 from runs.schema import BY_RECORD, TABLES, VERSION, from_micros
 from topics import Topic
 from topics.errors import InputError
@@ -26,7 +27,7 @@ NAME = "journal.db"
 
 _INSERT = {
     table.record: (
-        f"INSERT {'OR REPLACE' if table.name == 'debates' else ''} INTO {table.name} "
+        f"INSERT {'OR REPLACE' if table.name in ('debates', 'verdicts') else ''} INTO {table.name} "
         f"VALUES ({', '.join('?' * len(table.columns))})"
     )
     for table in TABLES.values()
@@ -97,6 +98,13 @@ class Journal:
         """Status by debate id, for every debate that was begun."""
         return dict(self._connection.execute("SELECT debate_id, status FROM debates"))
 
+    def complete(self) -> Iterator[Match]:
+        """The matches whose debates are complete, in the order of the schedule."""
+        names = tuple(field.name for field in fields(Match))
+        query = f"SELECT {', '.join(names)} FROM debates WHERE status = 'complete' ORDER BY match"
+        for row in self._connection.execute(query).fetchall():
+            yield Match(**dict(zip(names, row, strict=True)))
+
     def started_at(self, debate_id: str) -> datetime:
         """When a debate was begun."""
         rows = self._connection.execute("SELECT started_at FROM debates WHERE debate_id = ?", (debate_id,))
@@ -120,6 +128,14 @@ class Journal:
         """(debate id, judge) of every verdict."""
         return set(self._connection.execute("SELECT debate_id, judge FROM verdicts"))
 
+    def verdicts(self) -> Iterator[Verdict]:
+        """Every verdict."""
+        names = tuple(TABLES["verdicts"].columns)
+        for row in self._connection.execute(f"SELECT {', '.join(names)} FROM verdicts"):
+            values = dict(zip(names, row, strict=True))
+            flags = {name: bool(values[name]) for name in ("consistent", "related")}
+            yield Verdict(**values | flags)
+
     def cost_usd(self) -> float:
         """What all calls of the run have cost."""
         (cost,) = self._connection.execute("SELECT total(cost_usd) FROM calls").fetchone()
@@ -134,8 +150,26 @@ class Journal:
         self._connection.close()
 
 
+def renew(folder: Path) -> None:
+    """Bring the journal that an earlier version of this code wrote up to date; whoever calls holds the folder."""
+    try:
+        with closing(_connect(folder / NAME)) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if not 0 < version < VERSION:
+                return
+            connection.execute("BEGIN")
+            for table in TABLES.values():
+                known = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
+                for statement in table.additions(known) if known else ():
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise InputError(f"{str(folder / NAME)!r} cannot be read as a journal: {error}") from None
+
+
 def check(folder: Path) -> None:
-    """Refuse a folder without a journal, or with one that a newer version of this code wrote."""
+    """Refuse a folder without a journal, or with one that another version of this code wrote."""
     path = folder / NAME
     if not path.is_file():
         raise InputError(f"{str(folder)!r} holds no {NAME}; expected the folder of a run")
@@ -146,10 +180,9 @@ def check(folder: Path) -> None:
     except sqlite3.Error as error:
         raise InputError(f"{str(path)!r} cannot be read as a journal: {error}") from None
     if version != VERSION:
-        age = "newer" if version > VERSION else "older"
-        raise InputError(
-            f"{str(path)!r} has schema {version}, {age} than the {VERSION} known here; update debate-arena"
-        )
+        newer = f"newer than the {VERSION} known here; update debate-arena"
+        older = f"older than {VERSION}; go on with it once, which renews it: python -m arena.run --resume {folder}"
+        raise InputError(f"{str(path)!r} has schema {version}, {newer if version > VERSION else older}")
     if missing := [name for name in TABLES if name not in known]:
         raise InputError(f"{str(path)!r} cannot be read as a journal: it has no table {', '.join(missing)}")
 

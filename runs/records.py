@@ -165,11 +165,13 @@ class Vote:
     quotes: tuple[Quote, ...] = ()
     call_id: str | None = None
     error: str | None = None
+    identity: str | None = None
+    """Digest of all that the vote depends on: judge, model, prompt, settings, order, sample and transcript."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Table `verdicts`: what a judge's votes come to."""
+    """Table `verdicts`: what a judge's votes come to, or a panel's verdicts."""
 
     debate_id: str
     judge: str
@@ -177,9 +179,11 @@ class Verdict:
     margin: float | None
     """Mean of the valid votes, -1 (against) to +1 (for); null where none decided."""
     consistent: bool
-    """The orders agree; true where there was one."""
+    """The orders agree; true where there was one. Of a panel: its members agree."""
     votes: int
-    """How many valid ones."""
+    """How many valid ones; of a panel, valid verdicts of members."""
+    related: bool = False
+    """The judge, or a member that counts, is related to one of the contestants."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -71,6 +71,8 @@ class Run:
         lock = _hold(folder)
         try:
             stored = Spec.read(folder)
+            if is_file(folder / journal.NAME):
+                journal.renew(folder)
             journal.check(folder)
             topics = stored_topics(tables.scan_journal(folder, TABLES["topics"]))
             return cls(folder, stored, topics, Journal(folder), lock)

@@ -7,7 +7,7 @@ SQLite times are microseconds since 1970 (UTC) and lists are JSON; in Polars the
 import json
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -18,7 +18,7 @@ import polars as pl
 
 from runs.records import Call, DebateRow, Failure, Record, TopicRow, Turn, Verdict, Vote
 
-VERSION = 1
+VERSION = 2
 """Of the journal and the tables. A newer one than this code knows is refused."""
 
 TIME = pl.Datetime("us", "UTC")
@@ -69,6 +69,11 @@ class Table:
         key = ", ".join(f'"{name}"' for name in self.key)
         kind = "UNIQUE INDEX" if self.unique else "INDEX"
         return [f"CREATE TABLE {self.name} ({columns})", f"CREATE {kind} {self.name}_key ON {self.name} ({key})"]
+
+    def additions(self, known: Collection[str]) -> list[str]:
+        """The statements that add the columns which an older journal lacks; columns are only ever added, at the end."""
+        new = ((name, t) for name, t in self.columns.items() if name not in known)
+        return [f'ALTER TABLE {self.name} ADD COLUMN "{name}" {_SQL.get(type(t), "TEXT")}' for name, t in new]
 
 
 TABLES: dict[str, Table] = {

@@ -38,6 +38,8 @@ class Spec(BaseModel):
     endpoints: tuple[dict[str, Any], ...] = ()
     """Where the contestants are asked; without keys."""
     judges: tuple[dict[str, Any], ...] = ()
+    """Every judge that was ever seated; those of the last sitting are named in the settings."""
+    panels: tuple[dict[str, Any], ...] = ()
     settings: dict[str, Any] = {}
     """As given on the command line and in files; `--config spec.json` feeds them back."""
     version: int = VERSION
@@ -45,7 +47,7 @@ class Spec(BaseModel):
     @property
     def decisive(self) -> dict[str, Any]:
         """The fields that decide the debates, as JSON values."""
-        return self.model_dump(mode="json", exclude={"endpoints", "judges", "settings", "version"})
+        return self.model_dump(mode="json", exclude={"endpoints", "judges", "panels", "settings", "version"})
 
     @property
     def digest(self) -> str:

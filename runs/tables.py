@@ -70,11 +70,13 @@ def load(folder: Path) -> Tables:
         _check(folder, lambda path, stated: path.stat().st_size == stated["bytes"])
     else:
         journal.check(folder)
-    frames = {
-        name: pl.scan_parquet(folder / f"{name}.parquet") if sealed else scan_journal(folder, table)
-        for name, table in TABLES.items()
-    }
+    frames = {name: _scan(folder, table) if sealed else scan_journal(folder, table) for name, table in TABLES.items()}
     return Tables(folder=folder, sealed=sealed, **frames)
+
+
+def _scan(folder: Path, table: Table) -> pl.LazyFrame:
+    """A sealed table; columns that an earlier version did not have are null."""
+    return pl.scan_parquet(folder / f"{table.name}.parquet", schema=table.columns, missing_columns="insert")
 
 
 def is_sealed(folder: Path) -> bool:

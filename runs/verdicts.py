@@ -13,8 +13,8 @@ from runs.records import Verdict, Vote, Winner
 _VALUE: dict[Winner, float] = {"for": 1.0, "against": -1.0, "tie": 0.0}
 
 
-def from_votes(debate_id: str, judge: str, votes: Iterable[Vote]) -> Verdict:
-    """What the votes of one judge on one debate come to."""
+def from_votes(debate_id: str, judge: str, votes: Iterable[Vote], *, related: bool = False) -> Verdict:
+    """What the votes of one judge on one debate come to; `related` is whether it is to one of the contestants."""
     valid = [vote for vote in votes if vote.winner != "invalid"]
     by_order = {order: majority([v.winner for v in valid if v.order == order]) for order in {v.order for v in valid}}
     values = [_VALUE[vote.winner] for vote in valid if vote.winner in _VALUE]
@@ -27,6 +27,7 @@ def from_votes(debate_id: str, judge: str, votes: Iterable[Vote]) -> Verdict:
         margin=sum(values) / len(values) if values else None,
         consistent=len(set(by_order.values())) <= 1,
         votes=len(valid),
+        related=related,
     )
 
 

@@ -234,8 +234,8 @@ def test_progress() -> None:
     from arena.engine import Progress
     from arena.progress import duration, line
 
-    progress = Progress(debates=1_200, turns_each=10, done=300, void=2, turns=3_000, verdicts=290, failures=2)
-    assert line(progress, 60) == "300/1,200  50 turns/s  290 verdicts  2 failures  3 min 00 s left"
+    progress = Progress(debates=1_200, turns_each=10, done=300, void=2, turns=3_000, verdicts=290, wanted=298, failures=2)
+    assert line(progress, 60) == "300/1,200  50 turns/s  290/298 verdicts  2 failures  3 min 00 s left"
     assert line(Progress(debates=5, turns_each=10), 0).endswith("starting")
     assert line(Progress(debates=5, turns_each=10, done=5), 9).endswith("judging")
     assert [duration(s) for s in (7, 200, 3720)] == ["7 s", "3 min 20 s", "1 h 02 min"]

@@ -170,7 +170,7 @@ def test_what_was_sealed_is_what_is_shown(play: Play, capsys: pytest.CaptureFixt
     (folder / "verdicts.parquet").write_bytes(verdicts)
     manifest = folder / "manifest.json"
     text = manifest.read_text()
-    manifest.write_text(text.replace('"version": 1', '"version": 99'))
+    manifest.write_text(text.replace('"version": 2', '"version": 99'))
     assert show([str(folder)]) == 2
     assert "has schema 99, newer than the 1 known" in capsys.readouterr().err
     manifest.write_text("")

@@ -1,0 +1,60 @@
+"""A debate as a judge reads it: visible speech under neutral names, between delimiters that no speech can forge.
+
+Who speaks is told by two given names that say nothing of a side or a model, drawn for each debate among those that
+neither the motion nor a speech mentions, nor a contestant has. Each turn stands between lines that carry a nonce, which no text of the debate
+contains: so a speech may hold whatever it likes, delimiters included, and is still read as one speech. All of it is
+drawn from the debate's seed, so every judge, order and sample sees the same bytes.
+
+    transcript = Transcript.of(debate)
+    transcript.text      # the turns
+    transcript.names     # {"for": "Rowan", "against": "Ellis"}
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+
+from runs.records import Debate, content_id, content_seed
+from topics import Side
+
+NAMES = (
+    "Alder", "Ashby", "Blake", "Briar", "Carey", "Corin", "Darcy", "Ellis", "Emery", "Finley", "Gale", "Harper",
+    "Jules", "Kerry", "Lane", "Marlow", "Noel", "Oakley", "Perry", "Quinn", "Reese", "Rowan", "Sage", "Tatum",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transcript:
+    """What is shown of a debate."""
+
+    text: str
+    names: dict[Side, str]
+    nonce: str
+
+    @classmethod
+    def of(cls, debate: Debate) -> "Transcript":
+        """The transcript of a debate, as long as it is."""
+        texts = (debate.topic.motion, debate.topic.info, *(turn.text for turn in debate.turns))
+        named = "\n".join((*texts, debate.match.for_contestant, debate.match.against_contestant))
+        names, nonce = _names(debate, named.casefold()), _nonce(debate, texts)
+        shown = "\n\n".join(
+            f"[turn {turn.turn} | {names[turn.side]} | {nonce}]\n{turn.text}\n[end of turn {turn.turn} | {nonce}]"
+            for turn in debate.turns
+        )
+        return cls(text=shown, names=names, nonce=nonce)
+
+
+def _names(debate: Debate, said: str) -> dict[Side, str]:
+    """Two names that are not mentioned; where too few are left, mentioned ones as well."""
+    place = content_seed("names", debate.match.seed, debate.id)
+    free = [name for name in NAMES if name.casefold() not in said]
+    known = free if len(free) > 1 else list(NAMES)
+    first = known.pop(place % len(known))
+    return {"for": first, "against": known[(place // len(NAMES)) % len(known)]}
+
+
+def _nonce(debate: Debate, texts: Iterable[str]) -> str:
+    """Sixteen hex digits that no text contains."""
+    known = list(texts)
+    drawn = (content_id("nonce", debate.match.seed, debate.id, n) for n in count())
+    return next(nonce for nonce in drawn if not any(nonce in text.lower() for text in known))
