@@ -16,71 +16,23 @@ the boundary where it happened:
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import product
 
 from arena.bench import Bench
+from arena.boundary import in_words, ours
 from arena.contestants import Contestant, SpeakFailed, Unavailable
-from arena.speech import hear, presentable
-from arena.vote import cast
-from judges import Judge
-from judges.asking import NoReply, NotNow
+from arena.judging import Judging
+from arena.progress import Progress
+from arena.speech import hear
 from runs import Run
 from runs.journal import StorageError
-from runs.panels import Tally
-from runs.records import (
-    Call,
-    Debate,
-    DebateRow,
-    Failure,
-    Match,
-    Order,
-    Slot,
-    Speech,
-    Status,
-    Turn,
-    Vote,
-    content_id,
-    slots_for,
-)
-from runs.verdicts import from_votes
-from topics.errors import one_line
+from runs.records import Call, Debate, DebateRow, Failure, Match, Slot, Speech, Status, Turn, slots_for
 
-HELD = 256
-"""Debates that wait for a judge in memory; further ones are read again from the journal when their turn comes."""
 LEAST = 10
 """Debates that a contestant must have begun before its share of failures is looked at: of those, since debates that
 fail are the first to end."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands; plain counts that a display may read at any time."""
-
-    debates: int
-    """Scheduled, those of earlier sittings included."""
-    turns_each: int
-    done: int = 0
-    void: int = 0
-    turns: int = 0
-    """Of this sitting."""
-    wanted: int = 0
-    """Verdicts that debates wait for, or waited for in this sitting."""
-    verdicts: int = 0
-    """Of this sitting."""
-    failures: int = 0
-    cost_usd: float = 0.0
-    """Of the run, earlier sittings included."""
-    parked: dict[str, str] = field(default_factory=dict)
-    """Contestants that are not asked any more in this sitting, and why."""
-    absent: dict[str, str] = field(default_factory=dict)
-    """Judges that are not asked any more in this sitting, and why."""
-    unjudged: int = 0
-    """Debates that a judge was not asked about in this sitting, each judge counted."""
-    stopped: str = ""
-    """Why nothing new is begun, where it was not by a signal."""
 
 
 class Engine:
@@ -98,25 +50,20 @@ class Engine:
         all_at_once: bool = False,
         again: str = "",
     ) -> None:
-        """`max_failed` is the share of its debates that a contestant may make void before it is parked.
-
-        A judge's first vote on a debate is sent alone, so that the rest find its prompt cached; unless `all_at_once`.
-        `again` is what to type to go on.
-        """
+        """`max_failed` is the share of its debates that a contestant may make void before it is parked, `all_at_once`
+        that of `Judging`, and `again` what to type to go on."""
         self.run = run
         self.matches = list(matches)
         self.contestants = contestants
-        self.bench = bench
-        self.judges = bench.judges
-        self.tally = Tally(bench.panels, bench.kin, run.journal.verdicts())
-        self.all_at_once = all_at_once
         self.again = again
         self.concurrency = concurrency
         self.max_failed = max_failed
         self.progress = Progress(
             debates=len(self.matches), turns_each=len(run.spec.format), cost_usd=run.journal.cost_usd()
         )
-        self.stopping = False
+        self.judging = Judging(
+            run, bench, self.progress, debate_of=self._debate, stop=self.stop, all_at_once=all_at_once
+        )
         self.on_stop: Callable[[], None] = lambda: None
         """Called once when nothing new is to be begun: what waits to be asked need not wait any more."""
         self._begun: set[str] = set()
@@ -125,15 +72,14 @@ class Engine:
         self._played: Counter[str] = Counter()
         """Debates of this sitting, by contestant."""
         self._failed: Counter[str] = Counter()
-        self._queues: dict[str, asyncio.Queue[tuple[Match, Debate | None]]] = {}
         self.ended: list[Match] = []
         """Matches whose debates are complete."""
 
     def stop(self, why: str = "") -> None:
         """Begin nothing new; what is in flight is still recorded."""
         self.progress.stopped = self.progress.stopped or why
-        if not self.stopping:
-            self.stopping = True
+        if not self.progress.stopping:
+            self.progress.stopping = True
             self.on_stop()
 
     @property
@@ -143,7 +89,6 @@ class Engine:
 
     async def play_all(self) -> bool:
         """Play and judge everything that is owed; True when nothing is left."""
-        self._queues = {judge.name: asyncio.Queue() for judge in self.judges}
         owed = self._owed()
         try:
             await self._work(owed)
@@ -154,27 +99,25 @@ class Engine:
             if broken is None:
                 raise
             raise broken from None
-        await self._settle()
+        await self.judging.settle(self.ended)
         left = self.progress.debates - self.progress.done or self.progress.unjudged
-        return not self.stopping and not left
+        return not self.progress.stopping and not left
 
     async def _work(self, owed: list[Match]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            workers = range(min(self.concurrency, len(self.matches)))
-            judging = [tasks.create_task(self._judge_all(judge)) for judge in self.judges for _ in workers]
+            workers = min(self.concurrency, len(self.matches))
+            judging = self.judging.begin(tasks, workers)
             matches, self._waiting = iter(owed), len(owed)  # shared: each worker takes the next one
             async with asyncio.TaskGroup() as playing:
-                for _ in workers:
+                for _ in range(workers):
                     playing.create_task(self._play_each(matches))
-            for queue in self._queues.values():
-                await queue.join()
+            await self.judging.done()
             for worker in judging:
                 worker.cancel()
 
     def _owed(self) -> list[Match]:
         """Matches without an outcome, begun ones first; finished ones that lack a verdict go to their judges."""
         statuses = self.run.journal.statuses()
-        judged = self.run.journal.judged()
         self._begun = set(statuses)
         owed = []
         for match in self.matches:
@@ -183,31 +126,22 @@ class Engine:
                 owed.append(match)
                 continue
             self._count(status)
-            for name, queue in self._queues.items():
-                if status == "complete" and (match.debate_id, name) not in judged:
-                    self._submit(queue, match, None)
             if status == "complete":
                 self.ended.append(match)
+                self.judging.submit(match)
         return sorted(owed, key=lambda match: match.debate_id not in self._begun)
-
-    # ── playing ──────────────────────────────────────────────────────────────────────────────────
 
     async def _play_each(self, matches: Iterable[Match]) -> None:
         for match in matches:
             self._waiting -= 1
-            if self.stopping:
+            if self.progress.stopping:
                 return
             if self._is_parked(match):
                 continue
             debate = await self.play(match)
             if debate is not None:
                 self.ended.append(match)
-                for queue in self._queues.values():
-                    self._submit(queue, match, debate if queue.qsize() < HELD else None)
-
-    def _submit(self, queue: asyncio.Queue[tuple[Match, Debate | None]], match: Match, debate: Debate | None) -> None:
-        self.progress.wanted += 1
-        queue.put_nowait((match, debate))
+                self.judging.submit(match, debate)
 
     def _is_parked(self, match: Match) -> bool:
         return not self.progress.parked.keys().isdisjoint((match.for_contestant, match.against_contestant))
@@ -220,7 +154,7 @@ class Engine:
         if not debate.turns:
             self.run.journal.queue(row)  # no need to wait: it is committed before anything that follows
         for slot in debate.slots[len(debate.turns) :]:
-            if self.stopping or self._is_parked(match):
+            if self.progress.stopping or self._is_parked(match):
                 return None
             speech: Speech | None = None
             try:
@@ -230,7 +164,7 @@ class Engine:
                 await self._park(match.contestant(slot.side), error)
                 return None
             except BaseException as error:  # whatever a contestant raises, the others' debates go on
-                if _ours(error):
+                if ours(error):
                     raise
                 await self._void(row, slot, error, speech)
                 return None
@@ -293,7 +227,7 @@ class Engine:
             contestant=contestant,
             judge=None,
             kind=error.kind if isinstance(error, SpeakFailed) else "raised",
-            message=_message(error),
+            message=in_words(error),
             attempts=error.attempts if isinstance(error, SpeakFailed) else 1,
         )
         paid = (speech.call, speech.shorten) if speech else (getattr(error, "call", None),)
@@ -310,126 +244,10 @@ class Engine:
         if calls := self._calls(error.call if error.call and error.call.attempts else None):
             await self.run.journal.write(*calls)
         if error.everybody:
-            self.stop(_message(error))
-        elif not self.stopping:
-            self.progress.parked.setdefault(contestant, _message(error))
+            self.stop(in_words(error))
+        elif not self.progress.stopping:
+            self.progress.parked.setdefault(contestant, in_words(error))
 
     def _count(self, status: Status) -> None:
         self.progress.done += 1
         self.progress.void += status == "void"
-
-    # ── judging ──────────────────────────────────────────────────────────────────────────────────
-
-    async def _judge_all(self, judge: Judge) -> None:
-        queue = self._queues[judge.name]
-        while True:
-            match, debate = await queue.get()
-            try:
-                if not await self.judge(judge, debate or self._debate(match)):
-                    self.progress.unjudged += 1
-            finally:
-                queue.task_done()
-
-    async def judge(self, judge: Judge, debate: Debate) -> bool:
-        """Ask `judge` for the votes that it still owes on `debate`, and record the verdict with the last one.
-
-        False where it could not be asked for all of them.
-        """
-        asked = list(product(judge.orders, range(judge.samples)))
-        stored = self.run.journal.votes(debate.id, judge.name)
-        votes = [vote for vote in stored if (vote.order, vote.sample) in asked]
-        have = {(vote.order, vote.sample) for vote in votes}
-        owed = [place for place in asked if place not in have]
-        transcript = content_id(*(turn.text for turn in debate.turns))
-
-        async def vote(order: Order, sample: int) -> None:
-            if self.stopping or judge.name in self.progress.absent:
-                return
-            identity = self.bench.identity(judge, transcript, order, sample)
-            if (found := await self._vote(judge, debate, order, sample, identity)) is None:
-                return
-            votes.append(found)
-            if len(votes) == len(asked):
-                self._decide(judge, debate, votes)
-            await self.run.journal.write(found)
-
-        first = 0 if self.all_at_once else 1
-        for order, sample in owed[:first]:
-            await vote(order, sample)
-        async with asyncio.TaskGroup() as tasks:
-            for order, sample in owed[first:]:
-                tasks.create_task(vote(order, sample))
-        if not owed:  # only the verdict was
-            await self._decide(judge, debate, votes)
-        return len(votes) == len(asked)
-
-    def _decide(self, judge: Judge, debate: Debate, votes: Sequence[Vote]) -> asyncio.Future[None]:
-        """Record a judge's verdict, and those of the panels that waited for it."""
-        related = self.bench.kin.related(judge.name, debate.match)
-        verdict = from_votes(debate.id, judge.name, votes, related=related)
-        self.progress.verdicts += 1
-        return self.run.journal.queue(verdict, *self.tally.add(debate.match, verdict))
-
-    async def _settle(self) -> None:
-        """Have the panels decide that wait for nobody any more, but for members that cannot be asked."""
-        for match in self.ended if self.bench.panels else ():
-            for verdict in self.tally.due(match, absent=self.progress.absent):
-                await self.run.journal.write(verdict)
-
-    async def _vote(self, judge: Judge, debate: Debate, order: Order, sample: int, identity: str) -> Vote | None:
-        """A vote as it may be stored; None where it stays owed."""
-        try:
-            return cast(await judge.vote(debate, order, sample), debate, judge.name, order, sample, identity)
-        except NotNow as error:
-            if error.everybody:
-                self.stop(_message(error))
-            elif not self.stopping:
-                self.progress.absent.setdefault(judge.name, _message(error))
-            return None
-        except BaseException as error:  # whatever a judge raises, the debate stays
-            if _ours(error):
-                raise
-            message = _message(error)
-            no_reply = error if isinstance(error, NoReply) else None
-            self.progress.failures += 1
-            self.run.journal.queue(
-                Failure(
-                    debate_id=debate.id,
-                    step="judge",
-                    turn=None,
-                    at=datetime.now(UTC),
-                    contestant=None,
-                    judge=judge.name,
-                    kind=no_reply.kind if no_reply else "raised",
-                    message=message,
-                    attempts=1,
-                )
-            )
-            return Vote(
-                debate_id=debate.id,
-                judge=judge.name,
-                order=order,
-                sample=sample,
-                winner="invalid",
-                call_id=no_reply.call_id if no_reply else None,
-                error=message,
-                identity=identity,
-            )
-
-
-def _ours(error: BaseException) -> bool:
-    """Whether an error was meant for the engine, and did not come out of the contestant or judge that was asked."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
-    return isinstance(error, KeyboardInterrupt)
-
-
-def _message(error: BaseException) -> str:
-    """One bounded line; of an unforeseen error, its type as well."""
-    try:
-        said = str(error)
-    except Exception:
-        said = "(its message cannot be read)"
-    foreseen = isinstance(error, SpeakFailed | Unavailable | NoReply | NotNow)
-    return presentable(one_line(said if foreseen else f"{type(error).__name__}: {said}"))

@@ -22,7 +22,8 @@ import runs
 from arena import bench as benches
 from arena import plan
 from arena import roster as rosters
-from arena.engine import Engine, Progress
+from arena.engine import Engine
+from arena.progress import Progress
 from arena.run import Count, drive, report_raised, stored_roster
 from runs import NEWEST, OUT, Run
 from runs.journal import StorageError

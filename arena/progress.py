@@ -1,19 +1,45 @@
-"""Showing where a run stands: one live line on a terminal, a plain line now and then elsewhere.
-
-Everything is read off the engine's plain counts; nothing here is known to the engine.
-"""
+"""Where a run stands, in plain counts, and showing it: one live line on a terminal, elsewhere a line now and then."""
 
 import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from time import monotonic
-
-from arena.engine import Progress
 
 LIVE_EVERY = 0.25
 PLAIN_EVERY = 10.0
 """Seconds between two looks."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; plain counts that a display may read at any time."""
+
+    debates: int
+    """Scheduled, those of earlier sittings included."""
+    turns_each: int
+    done: int = 0
+    void: int = 0
+    turns: int = 0
+    """Of this sitting."""
+    wanted: int = 0
+    """Verdicts that debates wait for, or waited for in this sitting."""
+    verdicts: int = 0
+    """Of this sitting."""
+    failures: int = 0
+    cost_usd: float = 0.0
+    """Of the run, earlier sittings included."""
+    parked: dict[str, str] = field(default_factory=dict)
+    """Contestants that are not asked any more in this sitting, and why."""
+    absent: dict[str, str] = field(default_factory=dict)
+    """Judges that are not asked any more in this sitting, and why."""
+    unjudged: int = 0
+    """Debates that a judge was not asked about in this sitting, each judge counted."""
+    stopping: bool = False
+    """Nothing new is begun."""
+    stopped: str = ""
+    """Why nothing new is begun, where it was not by a signal."""
 
 
 @asynccontextmanager

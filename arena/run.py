@@ -28,9 +28,9 @@ from arena import bench as benches
 from arena import format as formats
 from arena import plan
 from arena import roster as rosters
-from arena.engine import Engine, Progress
+from arena.engine import Engine
 from arena.line import Lines
-from arena.progress import shown
+from arena.progress import Progress, shown
 from arena.roster import Roster, Seats
 from arena.schedule import schedule
 from runs import NEWEST, OUT, Run
@@ -265,7 +265,7 @@ def _interrupt(engine: Engine, task: asyncio.Task[bool]) -> None:
     if task.cancelling():
         print(f"stopped; go on with: {engine.again}", file=sys.stderr, flush=True)
         os._exit(1)  # the journal is whole at any moment
-    if engine.stopping:
+    if engine.progress.stopping:
         task.cancel()
     else:
         engine.stop()

@@ -231,10 +231,10 @@ def test_no_instruction_names_a_side() -> None:
 
 
 def test_progress() -> None:
-    from arena.engine import Progress
-    from arena.progress import duration, line
+    from arena.progress import Progress, duration, line
 
-    progress = Progress(debates=1_200, turns_each=10, done=300, void=2, turns=3_000, verdicts=290, wanted=298, failures=2)
+    counts = {"done": 300, "void": 2, "turns": 3_000, "verdicts": 290, "wanted": 298, "failures": 2}
+    progress = Progress(debates=1_200, turns_each=10, **counts)
     assert line(progress, 60) == "300/1,200  50 turns/s  290/298 verdicts  2 failures  3 min 00 s left"
     assert line(Progress(debates=5, turns_each=10), 0).endswith("starting")
     assert line(Progress(debates=5, turns_each=10, done=5), 9).endswith("judging")

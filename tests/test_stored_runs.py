@@ -11,6 +11,7 @@ from conftest import Play, assert_same_tables, roster, timeless
 
 import runs
 from arena.run import Settings, main, run
+from runs.files import sha256_of
 from runs.journal import Journal, StorageError
 from runs.records import Failure, Order, Vote
 from runs.schema import TABLES
@@ -172,7 +173,7 @@ def test_what_was_sealed_is_what_is_shown(play: Play, capsys: pytest.CaptureFixt
     text = manifest.read_text()
     manifest.write_text(text.replace('"version": 2', '"version": 99'))
     assert show([str(folder)]) == 2
-    assert "has schema 99, newer than the 1 known" in capsys.readouterr().err
+    assert "has schema 99, newer than the 2 known" in capsys.readouterr().err
     manifest.write_text("")
     assert show([str(folder)]) == 2
     manifest.write_text(text)
@@ -230,7 +231,7 @@ def test_nothing_private_comes_back_from_the_journal(play: Play, monkeypatch: py
         seen.extend(turn.reasoning for turn in debate.turns)
         return await vote(self, debate, order, sample)
 
-    monkeypatch.setattr("arena.engine.HELD", held)
+    monkeypatch.setattr("arena.judging.HELD", held)
     monkeypatch.setattr(Simulated, "speak", listen)
     monkeypatch.setattr(Scripted, "vote", judge)
     folder = unfinished(play, limit=12, judges=["scripted"])
@@ -263,3 +264,26 @@ def test_the_newest_run_is_the_last_one_begun(play: Play) -> None:
     for _ in range(5):
         folder = play(limit=1).folder
         assert runs.find("newest", out=folder.parent) == folder
+
+
+def test_a_run_of_the_first_schema_is_read_and_renewed(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    from arena.judge import Settings, judge
+
+    folder = play(limit=3).folder
+    connection = sqlite3.connect(folder / "journal.db")
+    for table, column in (("votes", "identity"), ("verdicts", "related")):
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        (pl.read_parquet(folder / f"{table}.parquet").drop(column)).write_parquet(folder / f"{table}.parquet")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for table in ("votes", "verdicts"):
+        path = folder / f"{table}.parquet"
+        manifest["tables"][table] |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": 1}))
+    old = runs.load(folder)
+    assert old.votes.collect()["identity"].to_list() == [None] * 3 and old.verdicts.collect()["votes"].sum() == 3
+    assert judge(Settings(from_run=str(folder), judges=["scripted"])).finished
+    new = runs.load(folder).votes.collect()
+    assert new.filter(judge="rules")["identity"].null_count() == 3
+    assert new.filter(judge="scripted")["identity"].n_unique() == 3
