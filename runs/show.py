@@ -47,9 +47,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def leaderboards(loaded: Tables, judge: str | None = None) -> str:
-    """The leaderboard by one judge's verdicts, or one for each judge of the run."""
+    """The leaderboard by one judge's verdicts, or one for each judge of the run but those of a trajectory."""
     debates, verdicts = loaded.debates.collect(), loaded.verdicts.collect()
-    judges = [judge] if judge else verdicts["judge"].unique(maintain_order=True).to_list() or [None]
+    known = verdicts.filter(~pl.col("judge").str.contains("@"))["judge"].unique(maintain_order=True).to_list()
+    judges = [judge] if judge else known or [None]
     names = [str(contestant["name"]) for contestant in Spec.read(loaded.folder).contestants]
     boards = []
     for name in judges:

@@ -1,5 +1,6 @@
 """The README and the other pages say what is so: their commands are run, and print what they show."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from arena import simulate
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,11 +20,11 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def typed(command: str, cwd: Path) -> str:
+def typed(command: str, cwd: Path, **variables: str) -> str:
     """What a command prints, run as a user would from `cwd`."""
     words = shlex.split(command, comments=True)
     assert words[0] == "python"
-    done = subprocess.run([PYTHON, *words[1:]], cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run([PYTHON, *words[1:]], cwd=cwd, capture_output=True, text=True, env=os.environ | variables)
     assert done.returncode == 0, (command, done.stderr)
     return done.stdout
 
@@ -66,15 +69,30 @@ def test_the_map_names_what_is_there() -> None:
 
 def test_the_judge_of_the_page_works(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "write-a-judge.md").read_text(encoding="utf-8")
-    (code,) = blocks(page, "python")
-    (tmp_path / "my_judges.py").write_text(code)
+    code, asking = blocks(page, "python")
+    (tmp_path / "my_judges.py").write_text(code + asking.replace("from judges.asking", "\n\nfrom judges.asking"))
     (command,) = blocks(page, "bash")
     assert "verdicts of my_judges:Longest" in typed(command, tmp_path)
-    entry, _ = blocks(page, "toml")
+    entry, package, one_word = blocks(page, "toml")
     contestants = (ROOT / "arena" / "rosters" / "default.toml").read_text()
     (tmp_path / "roster.toml").write_text(contestants + entry)
     run = "python -m arena.run --roster roster.toml --judges longest --limit 20"
     assert "verdicts of longest" in typed(run, tmp_path)
+
+    (tmp_path / "package").mkdir()
+    (tmp_path / "my_judges.py").rename(tmp_path / "package" / "my_judges.py")
+    (tmp_path / "package" / "pyproject.toml").write_text(package)
+    site = str(tmp_path / "site")
+    install = "--quiet --no-index --no-build-isolation --no-deps --disable-pip-version-check"
+    typed(f"python -m pip install {install} --target {site} ./package", tmp_path)
+    named = "python -m arena.run --judges longest --limit 20"
+    assert "verdicts of longest" in typed(named, tmp_path, PYTHONPATH=site)
+
+    with simulate.serve(simulate.Settings(port=0, text="plain")) as url:
+        router = f'[[endpoints]]\nname = "router"\nbase_url = "{url}"\n'
+        (tmp_path / "roster.toml").write_text(contestants + router + one_word)
+        run = "python -m arena.run --roster roster.toml --judges one-word --limit 2"
+        assert "2 debates left out because the verdict is invalid" in typed(run, tmp_path, PYTHONPATH=site)
 
 
 def test_the_tables_page_names_every_column() -> None:
