@@ -120,18 +120,19 @@ class Asker:
 
     async def __call__(self, question: Question) -> Heard:
         """The answer; raises `NoReply` or `NotNow`."""
+        held = self._structured and question.schema is not None
         try:
             answer = await self._ask(question)
         except Unanswered as error:
             call_id = self._booked(question, error.cost, None)
-            if error.kind == "refused" and self._may_refuse and question.schema and self._structured:
+            if error.kind == "refused" and self._may_refuse and held:
                 self._structured = False
                 return await self(question)
             raise NoReply(error.kind, str(error), call_id) from None
         except NoAnswer as error:
             self._booked(question, error.cost, None)
             raise NotNow(str(error), everybody=isinstance(error, OutOfBudget)) from None
-        self._may_refuse &= question.schema is None or not self._structured
+        self._may_refuse &= not held  # one that was answered so can do it
         call_id = self._booked(question, answer.cost, answer.reply.finish)
         return Heard(text=visible(answer.reply.text), call_id=call_id)
 
