@@ -18,7 +18,7 @@ from arena.bench import JudgeEntry, bench
 from arena.endpoints import Endpoint
 from arena.prompting import render
 from judges import Judge
-from judges.asking import NoReply
+from judges.asking import Message, NoReply
 from judges.trajectory import After
 from runs.adapters import aligned
 from runs.records import Debate, Match, Order, Slot, Turn, slots_for
@@ -100,7 +100,7 @@ async def _votes(entry: Mapping[str, Any], judge: Judge, count: int, sample: Seq
     places = list(product(judge.orders, range(judge.samples)))
     sums: Counter[str] = Counter()
     for debate in sample if "endpoint" in entry else ():
-        asked = [await asked_by(entry, judge, debate, order, vote) for order, vote in places]
+        asked = [_words(await first_asked(entry, judge, debate, order, vote)) for order, vote in places]
         sizes = [len(text.encode()) // BYTES_A_TOKEN for text in asked]
         alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*asked, strict=False))
         shared = sum(len(letters[0].encode()) for letters in alike) // BYTES_A_TOKEN
@@ -115,13 +115,19 @@ async def _votes(entry: Mapping[str, Any], judge: Judge, count: int, sample: Seq
     )
 
 
-async def asked_by(entry: Mapping[str, Any], judge: Judge, debate: Debate, order: Order, sample: int) -> str:
-    """The words in which a judge would first ask for a vote; empty where it asks nobody."""
+def _words(messages: Sequence[Message]) -> str:
+    return "".join(message["content"] for message in messages)
+
+
+async def first_asked(
+    entry: Mapping[str, Any], judge: Judge, debate: Debate, order: Order, sample: int
+) -> Sequence[Message]:
+    """What a judge would first ask for a vote; nothing where it asks nobody."""
     unasked = Unasked()
     made = JudgeEntry.model_validate(entry).make(unasked)
     with suppress(NoReply):
         await (After(made, judge.turns) if isinstance(judge, After) else made).vote(debate, order, sample)
-    return "".join(message["content"] for question in unasked.questions[:1] for message in question.messages)
+    return unasked.questions[0].messages if unasked.questions else ()
 
 
 def _range(low: float, high: float) -> str:

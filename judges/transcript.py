@@ -1,16 +1,15 @@
 """A debate as a judge reads it: visible speech under neutral names, between delimiters that no speech can forge.
 
-Who speaks is told by two given names that say nothing of a side or a model, drawn for each debate among those that
-neither the motion nor a speech mentions, nor a contestant has. Each turn stands between lines that carry a nonce, which no text of the debate
-contains: so a speech may hold whatever it likes, delimiters included, and is still read as one speech. All of it is
-drawn from the debate's seed, so every judge, order and sample sees the same bytes.
+Who speaks is told by two given names that say nothing of a side or a model, drawn for each debate among those that no
+text of it mentions and no contestant bears. Each turn stands between lines that carry a nonce, which no text of the
+debate contains: so a speech may hold whatever it likes, delimiters included, and is still read as one speech. All of it
+is drawn from the debate's seed, so every judge, order and sample sees the same bytes.
 
     transcript = Transcript.of(debate)
     transcript.text      # the turns
     transcript.names     # {"for": "Rowan", "against": "Ellis"}
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 
@@ -34,9 +33,8 @@ class Transcript:
     @classmethod
     def of(cls, debate: Debate) -> "Transcript":
         """The transcript of a debate, as long as it is."""
-        texts = (debate.topic.motion, debate.topic.info, *(turn.text for turn in debate.turns))
-        named = "\n".join((*texts, debate.match.for_contestant, debate.match.against_contestant))
-        names, nonce = _names(debate, named.casefold()), _nonce(debate, texts)
+        said = "\n".join((debate.topic.motion, debate.topic.info, *(turn.text for turn in debate.turns))).casefold()
+        names, nonce = _names(debate, said), _nonce(debate, said)
         shown = "\n\n".join(
             f"[turn {turn.turn} | {names[turn.side]} | {nonce}]\n{turn.text}\n[end of turn {turn.turn} | {nonce}]"
             for turn in debate.turns
@@ -45,16 +43,16 @@ class Transcript:
 
 
 def _names(debate: Debate, said: str) -> dict[Side, str]:
-    """Two names that are not mentioned; where too few are left, mentioned ones as well."""
+    """Two names that are neither mentioned nor borne; where too few are left, any two."""
     place = content_seed("names", debate.match.seed, debate.id)
-    free = [name for name in NAMES if name.casefold() not in said]
+    borne = f"{debate.match.for_contestant}\n{debate.match.against_contestant}".casefold()
+    free = [name for name in NAMES if name.casefold() not in said and name.casefold() not in borne]
     known = free if len(free) > 1 else list(NAMES)
     first = known.pop(place % len(known))
     return {"for": first, "against": known[(place // len(NAMES)) % len(known)]}
 
 
-def _nonce(debate: Debate, texts: Iterable[str]) -> str:
+def _nonce(debate: Debate, said: str) -> str:
     """Sixteen hex digits that no text contains."""
-    known = list(texts)
     drawn = (content_id("nonce", debate.match.seed, debate.id, n) for n in count())
-    return next(nonce for nonce in drawn if not any(nonce in text.lower() for text in known))
+    return next(nonce for nonce in drawn if nonce not in said)
