@@ -113,7 +113,8 @@ class Tally:
         said = self._said[match.debate_id]
         for panel in self.panels:
             counting = [name for name in panel.members if self._counts(panel, name, match)]
-            if not all(name in said or name in absent or name.startswith(HUMAN) for name in counting):
+            waits = panel.name not in said  # one that has decided takes in whatever comes
+            if waits and not all(name in said or name in absent or name.startswith(HUMAN) for name in counting):
                 continue
             verdict = panel.decide(match.debate_id, [said[name] for name in counting if name in said])
             if said.get(panel.name) != verdict:
