@@ -87,7 +87,8 @@ def line(progress: Progress, elapsed: float) -> str:
     left = (progress.debates - progress.done) * progress.turns_each / speed if speed else None
     if judges_only := progress.done == progress.debates:
         left = elapsed * (progress.wanted - progress.verdicts) / progress.verdicts if progress.verdicts else None
-    parts = [f"{progress.done:,}/{progress.debates:,}", f"{speed:,.0f} turns/s"]
+    parts = [f"{progress.done:,}/{progress.debates:,}"]
+    parts += [f"{speed:,.0f} turns/s"] if progress.turns or not judges_only else []
     parts += [f"{progress.verdicts:,}/{progress.wanted:,} verdicts", f"{progress.failures:,} failures"]
     if progress.cost_usd:
         parts.append(f"{progress.cost_usd:,.2f} USD")

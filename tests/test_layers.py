@@ -42,7 +42,10 @@ def test_the_rule_sees_every_package() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["arena.run", "runs.show", "runs.adapters", "judges", "topics", "training.pairs", "training.dpo", "training.loop"],
+    [
+        *("arena.run", "arena.judge", "arena.calibrate", "arena.screen", "runs.show", "runs.bias", "runs.adapters"),
+        *("judges", "judges.human", "topics", "training.pairs", "training.dpo", "training.loop"),
+    ],
 )
 def test_importing_a_command_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
