@@ -99,6 +99,7 @@ class Asks(Protocol):
         session: str,
         level: int,
         accept: Callable[[Reply], Fault | None] = ...,
+        draw: int = 0,
     ) -> Answer:
         """See `Line.ask`."""
         ...
@@ -138,7 +139,11 @@ class Asker:
 
     async def _ask(self, question: Question) -> Answer:
         return await self.line.ask(
-            lambda unusable: self.request(question, unusable), session=question.about, level=LEVEL, accept=_audible
+            lambda unusable: self.request(question, unusable),
+            session=question.about,
+            level=LEVEL,
+            accept=_audible,
+            draw=question.draw,
         )
 
     def request(self, question: Question, unusable: int = 0) -> Body:

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import judges as judging
-from arena.asking import Asker, Asking, Unasked
+from arena.asking import Asker, Asking, Asks, Unasked
 from arena.contestants import Name
 from arena.endpoints import Endpoint
-from arena.line import Lines
+from arena.line import Line, Lines
 from judges import Judge
 from judges.asking import Ask
 from judges.trajectory import After
@@ -131,8 +131,16 @@ def together(stored: Sequence[Mapping[str, Any]], seated: Sequence[dict[str, Any
     return tuple(before.values())
 
 
-def bench(spec: Spec, lines: Lines | None, book: Callable[[Call], object] = lambda call: None) -> Bench:
-    """The judges that a spec's settings name. Without `lines` they can be looked at, not asked."""
+def bench(
+    spec: Spec,
+    lines: Lines | None,
+    book: Callable[[Call], object] = lambda call: None,
+    over: Callable[[str, Line], Asks] | None = None,
+) -> Bench:
+    """The judges that a spec's settings name. Without `lines` they can be looked at, not asked.
+
+    `over` gives the line by which a judge asks in place of its own, as `Batches.over` does.
+    """
     entries, panels = seated(spec)
     made: list[Judge] = []
     for entry in entries:
@@ -140,7 +148,8 @@ def bench(spec: Spec, lines: Lines | None, book: Callable[[Call], object] = lamb
         ask: Ask | None = None
         if asking is not None:
             line = lines.to(asking.endpoint, str(asking.model)) if lines else None
-            ask = Asker(entry.name, asking, line, book, structured=entry.structured) if line else Unasked()
+            through = over(entry.name, line) if line and over else line
+            ask = Asker(entry.name, asking, through, book, structured=entry.structured) if through else Unasked()
         judge = entry.make(ask)
         made.append(judge)
         if entry.trajectory:

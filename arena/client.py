@@ -20,6 +20,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -102,17 +103,30 @@ class Client:
 
         Raises `Fault`.
         """
-        import openai
-
         url = self.urls[(_place(session) + attempt - 1) % len(self.urls)]
-        try:
-            answer: Any = await self._at(url).post(
+        with self.faults():
+            answer: Any = await self.at(url).post(
                 "/chat/completions",
                 cast_to=object,
                 body=body,
                 options={"headers": {"x-session-id": session}},
             )
             return self._reply(answer)
+
+    def read(self, status: int, body: object) -> Reply:
+        """The reply in an answer that came by another way, with its status and body. Raises `Fault`."""
+        with self.faults():
+            if status >= 400:
+                raise self._status(status, body, {}, "an error without a message")
+            return self._reply(body)
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """Whatever goes wrong at the endpoint, as one `Fault`, without the key."""
+        import openai
+
+        try:
+            yield
         except Fault as fault:
             fault.args = (self.blotted(str(fault)),)
             raise
@@ -139,9 +153,10 @@ class Client:
     def prepare(self) -> None:
         """Make what is slow to make, before anybody waits for it."""
         for url in self.urls:
-            self._at(url)
+            self.at(url)
 
-    def _at(self, url: str) -> "openai.AsyncOpenAI":
+    def at(self, url: str) -> "openai.AsyncOpenAI":
+        """The connections to one base URL."""
         if url not in self._openai:
             import httpx2
             import openai

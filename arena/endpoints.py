@@ -74,6 +74,8 @@ class Endpoint(BaseModel):
     """USD per million prompt tokens that were read from a cache (default: as any other)."""
     completion_price: Price = 0.0
     """USD per million completion tokens, those of reasoning included."""
+    batch_discount: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of these prices that is taken off what is asked through the batch API."""
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:

@@ -22,6 +22,7 @@ import runs
 from arena import bench as benches
 from arena import plan
 from arena import roster as rosters
+from arena.batch import DEBATES, Batches, refuse_sent
 from arena.engine import Engine
 from arena.progress import Progress
 from arena.run import Count, drive, report_raised, stored_roster
@@ -99,19 +100,24 @@ def judge(settings: Settings) -> Result:
     sealed = is_sealed(folder)
     with Run.resume(folder) as held, ExitStack() as stack:
         sitting, kept = reseated(held.spec, settings)
+        batches = Batches(folder) if settings.batch else None
+        if batches is None:
+            refuse_sent(folder, (entry.name for entry in benches.seated(sitting)[0]))
         seats = stack.enter_context(rosters.seats(sitting, folder.parent, plays=False))
         held.keep(kept)
         engine = Engine(
             held,
             list(held.journal.complete()),
             {},
-            benches.bench(sitting, seats.lines, lambda call: engine.book(call)),
-            concurrency=settings.concurrency,
+            benches.bench(sitting, seats.lines, lambda call: engine.book(call), batches.over if batches else None),
+            concurrency=max(settings.concurrency, DEBATES if batches else 0),
             all_at_once=settings.batch,
             again=again(folder, settings),
         )
         most = None if settings.max_cost is None else engine.progress.cost_usd + settings.max_cost
         finished = drive(engine, seats.lines, max_cost=most, max_hours=settings.max_hours)
+        if batches and finished:
+            batches.forget()
         if sealed:
             held.seal()
         return Result(folder=folder, finished=finished, progress=engine.progress)
@@ -174,7 +180,7 @@ def _dry_run(settings: Settings) -> int:
         }
         print(f"{len(matches):,} complete debates of {folder}")
         sample = {name: (len(found), debates(held, found[: plan.SAMPLE])) for name, found in owed.items()}
-        for line in plan.judged(sitting, sample):
+        for line in plan.judged(sitting, sample, in_batches=settings.batch):
             print(line)
     print("nothing was sent. To judge: the same without --dry-run")
     return 0

@@ -127,8 +127,10 @@ class Line:
         session: str,
         level: int,
         accept: Callable[[Reply], Fault | None] = lambda reply: None,
+        draw: int = 0,
     ) -> Answer:
-        """The answer to a question. `body_of(n)` is what is sent when n answers before were not usable.
+        """The answer to a question. `body_of(n)` is what is sent when n answers before were not usable; `draw`, which
+        tells questions in the same words apart, matters to batches alone.
 
         Raises `Unanswered`, `Unavailable` or `OutOfBudget`.
         """

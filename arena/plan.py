@@ -62,12 +62,14 @@ def told(spec: Spec, topics: Sequence[Topic], matches: Sequence[Match]) -> Itera
     yield f"longest path: {turns} speeches and a vote, one after the other"
 
 
-def judged(spec: Spec, owed: Mapping[str, tuple[int, Sequence[Debate]]]) -> Iterator[str]:
+def judged(spec: Spec, owed: Mapping[str, tuple[int, Sequence[Debate]]], *, in_batches: bool = False) -> Iterator[str]:
     """The plan of a judging as lines; `owed` are the debates of each judge: how many, and a sample of them."""
-    yield from _table(_judging(spec, owed), spec)
+    yield from _table(_judging(spec, owed), spec, in_batches=in_batches)
 
 
-def _table(rows: Iterable[tuple[Mapping[str, Any], Estimate]], spec: Spec) -> Iterator[str]:
+def _table(
+    rows: Iterable[tuple[Mapping[str, Any], Estimate]], spec: Spec, *, in_batches: bool = False
+) -> Iterator[str]:
     """Estimates as a table, and their sum."""
     endpoints = {entry["name"]: Endpoint.model_validate(entry) for entry in spec.endpoints}
     cells = [["who", "endpoint", "calls", "prompt k", "new k", "answer k", "USD"]]
@@ -76,7 +78,9 @@ def _table(rows: Iterable[tuple[Mapping[str, Any], Estimate]], spec: Spec) -> It
         if "endpoint" not in entry:
             cells.append([entry["name"], f"({entry['kind']})", f"{found.calls:,}", "-", "-", "-", "0"])
             continue
-        least, most = found.usd(endpoints[entry["endpoint"]])
+        endpoint = endpoints[entry["endpoint"]]
+        share = 1 - endpoint.batch_discount if in_batches else 1.0
+        least, most = (share * usd for usd in found.usd(endpoint))
         low, high = low + least, high + most
         tokens = [f"{value / 1000:,.0f}" for value in (found.prompt, found.fresh, found.completion)]
         cells.append([entry["name"], entry["endpoint"], f"{found.calls:,}", *tokens, _range(least, most)])

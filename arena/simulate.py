@@ -7,11 +7,13 @@ client:
     name = "here"
     base_url = "http://127.0.0.1:8900/v1"
 
-Any model is accepted, and answers as a simulated contestant (`arena/simulate_text.py`); the same request has the same
-answer. Under /v1 it has /chat/completions and /models; /stats tells what it counted, and POST /reset makes everything
-as it was at the start. Tokens, the prefix cache and the rate limits are those of `arena/simulate_meter.py`, faults
-those of `arena/simulate_faults.py`. A request passes the limits, which hold for each model; then meets its fault, if
-any; then takes its time. A client that has hung up by then is billed nothing. From code:
+Any model is accepted, and answers as a simulated contestant (`arena/simulate_text.py`) or, asked as a judge, as a
+simulated judge (`arena/simulate_judge.py`); the same request has the same answer. Under /v1 it has /chat/completions,
+/models and, for batches, /files and /batches (`arena/simulate_batch.py`); /stats tells what it counted, and POST
+/reset makes everything as it was at the start. Tokens, the prefix cache and the rate limits are those of
+`arena/simulate_meter.py`, faults those of `arena/simulate_faults.py`. A request passes the limits, which hold for each
+model; then meets its fault, if any; then takes its time. A client that has hung up by then is billed nothing. From
+code:
 
     with serve(Settings(port=0)) as url: ...          # in a thread;  async with listening(...): in this loop
 """
@@ -31,8 +33,10 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import Field
 
+from arena.simulate_batch import Batches
+from arena.simulate_dials import dials
 from arena.simulate_faults import ALTERED, LONGEST_HANG, REFUSALS, Fault, Schedule, drip, hang, is_gone, load, reset
-from arena.simulate_meter import PrefixCache, Stats, Window, count_tokens, tokens_of
+from arena.simulate_meter import BILLED, PrefixCache, Stats, Window, count_tokens, tokens_of
 from arena.simulate_protocol import JSON, Answer, Refused, Request, completion, cut
 from arena.simulate_text import Speakers, Style
 from runs.records import content_seed
@@ -41,11 +45,14 @@ from topics.errors import InputError, command
 
 __all__ = ["Server", "Settings", "count_tokens", "listening", "main", "serve"]
 
+BATCHED = {name: f"batch_{name}" for name in BILLED}
+"""What was billed to batches is counted by itself as well."""
+
 PerMinute = Annotated[int, Field(ge=1, le=10**12)]
 
 
 class Settings(Command, cli_prog_name="python -m arena.simulate"):
-    """Serve simulated contestants over the OpenAI protocol, at no cost."""
+    """Serve simulated contestants and judges over the OpenAI protocol, at no cost."""
 
     host: str = "127.0.0.1"
     """where to listen"""
@@ -71,6 +78,10 @@ class Settings(Command, cli_prog_name="python -m arena.simulate"):
     """no prefix cache"""
     text: Style = "debate"
     """plain: canned sentences, which is cheaper"""
+    no_schema: bool = False
+    """refuse response_format, as some servers do"""
+    batch_latency: Annotated[float, Field(ge=0, le=86_400)] = 0.5
+    """seconds that a batch takes"""
     seed: int = 0
     """latencies and shares of faults are drawn from it"""
 
@@ -84,10 +95,13 @@ class Server:
         self.faults = load(settings.faults) if settings.faults else ()
         self.speakers = Speakers(settings.text)
         self.in_flight = 0
+        self.batches = Batches(self._complete_line, settings.batch_latency)
         self.reset()
 
     def reset(self) -> None:
-        """As at the start: nothing counted, cached, limited or met."""
+        """As at the start: nothing counted, cached, limited, met or stored."""
+        self.batches.close()
+        self.batches = Batches(self._complete_line, self.settings.batch_latency)
         self.stats = Stats()
         self.cache = PrefixCache(self.settings.block)
         self.schedule = Schedule(self.faults, self.settings.seed)
@@ -105,18 +119,30 @@ class Server:
             return _json({})
         if path == "/models" and request.method == "GET":
             return self._list()
-        message = f"There is no {request.method} {request.path[:100]}."
-        return _refusal(Refused(404, message, type="invalid_request_error"))
+        if request.path != path and (answer := await self._handle_batch(request, path)) is not None:
+            return answer
+        return _refusal(Refused(404, f"There is no {request.method} {request.path[:100]}."))
+
+    async def _handle_batch(self, request: web.BaseRequest, path: str) -> web.Response | None:
+        try:
+            answer = await self.batches.handle(request, path)
+        except Refused as refused:
+            return _refusal(refused)
+        except (web.HTTPRequestEntityTooLarge, ValueError) as error:  # no such body as it says
+            return _refusal(Refused(400, str(error)))
+        return web.Response(body=answer) if isinstance(answer, bytes) else _json(answer) if answer else None
 
     def _list(self) -> web.Response:
         if self.settings.models is None:  # a list would say that there are no others
-            return _refusal(Refused(404, "Any model is accepted, so none is listed.", type="invalid_request_error"))
+            return _refusal(Refused(404, "Any model is accepted, so none is listed."))
         rows = [{"id": name, "object": "model", "owned_by": "simulated"} for name in self.settings.models]
         return _json({"object": "list", "data": rows})
 
     def _stats(self) -> dict[str, Any]:
         windows = self.windows.values()
         return self.stats.as_json() | {
+            "batches": self.batches.count,
+            **{name: self.stats.counts[name] for name in ("batch_requests", *BATCHED.values())},
             "in_flight": self.in_flight,
             "max_requests_in_window": max((window.most_requests for window in windows), default=0),
             "max_tokens_in_window": max((window.most_tokens for window in windows), default=0),
@@ -139,13 +165,14 @@ class Server:
             return _refusal(refused)
         except web.HTTPRequestEntityTooLarge as error:
             status = "413"
-            return _refusal(Refused(413, str(error), type="invalid_request_error"))
+            return _refusal(Refused(413, str(error)))
         finally:
             self.in_flight -= 1
             self.stats.ended(model, status)
 
     async def _answer(self, request: web.BaseRequest, asked: Request) -> web.StreamResponse:
         started = asyncio.get_running_loop().time()
+        self._refuse(asked)
         window = self._window(asked.model)
         self._within(window, asked.model, asked.prompt.tokens, started)  # before a text is made for nothing
         answer = await self._say(asked)
@@ -158,7 +185,7 @@ class Server:
         if refused and refused.status < 500:
             raise refused
         window.admit(tokens, started)
-        cached = 0 if self.settings.no_cache else self.cache.cached(asked.prompt)
+        cached = self._cached(asked)
         if fault and fault.kind == "reset":
             return reset(request)
         if fault and fault.kind == "hang":
@@ -174,11 +201,43 @@ class Server:
         headers = window.headers(asyncio.get_running_loop().time())
         return await self._send(request, asked, answer, cached, fault, headers)
 
+    async def _complete_line(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request that came in a batch; raises `Refused`."""
+        asked = Request.of(body)
+        self.stats.count(asked.model, "batch_requests")
+        self._refuse(asked)
+        answer = await self._say(asked)
+        fault = self.schedule.draw(asked.model, asked.prompt.chain[-1])
+        if fault:
+            self.stats.faults[fault.kind] += 1
+            if fault.kind in REFUSALS:
+                raise fault.refused()
+            if fault.kind in ALTERED:
+                answer = ALTERED[fault.kind](answer)
+            elif fault.kind != "slow_body":
+                raise Refused(500, "The server had an error while processing the request.", type="server_error")
+        cached = self._cached(asked)
+        self._bill(asked, answer, cached)
+        for name, tokens in zip(BATCHED.values(), (asked.prompt.tokens, cached, answer.tokens), strict=True):
+            self.stats.count(asked.model, name, tokens)
+        return completion(asked, answer, cached)
+
+    def _refuse(self, asked: Request) -> None:
+        """Refuse what this endpoint does not know."""
+        models = self.settings.models
+        try:
+            dials(asked.model)
+            if models is not None and asked.model not in models:
+                raise ValueError("it is not among those that are served")
+        except ValueError as error:
+            message = f"The model `{asked.model[:100]}` does not exist: {error}."
+            raise Refused(404, message, code="model_not_found") from None
+        if asked.structured and self.settings.no_schema:
+            message = "Unrecognized request argument supplied: response_format"
+            raise Refused(400, message, param="response_format")
+
     def _window(self, model: str) -> Window:
         settings = self.settings
-        if settings.models is not None and model not in settings.models:
-            message = f"The model `{model[:100]}` does not exist."
-            raise Refused(404, message, type="invalid_request_error", code="model_not_found")
         if model not in self.windows:
             limits = settings.requests_per_minute, settings.tokens_per_minute
             self.windows[model] = Window(*limits, settings.window)
@@ -237,12 +296,20 @@ class Server:
                 return response
         else:
             response = web.Response(body=written, headers={**JSON, **headers})
+        self._bill(asked, answer, cached, request.headers.get("x-session-id"), good=kind != "no_choices")
+        return response
+
+    def _cached(self, asked: Request) -> int:
+        return 0 if self.settings.no_cache else self.cache.cached(asked.prompt)
+
+    def _bill(
+        self, asked: Request, answer: Answer, cached: int, session: str | None = None, *, good: bool = True
+    ) -> None:
+        """Count an answer that was sent, and keep it in the cache."""
         self.cache.keep(asked.prompt, answer.text)
         self.stats.billed(asked.model, asked.prompt.tokens, cached, answer.tokens)
-        if answer.good and kind != "no_choices":
-            session = request.headers.get("x-session-id")
+        if answer.good and good:
             self.stats.answered(asked.model, hash((asked.prompt.chain[-1], asked.seed, session)))
-        return response
 
 
 def log_normal(mean: float, spread: float, share: float) -> float:
@@ -264,7 +331,8 @@ def _refusal(refused: Refused) -> web.Response:
 @asynccontextmanager
 async def listening(settings: Settings) -> AsyncIterator[str]:
     """The endpoint, within this event loop; gives its base URL. Raises `InputError` where it cannot listen."""
-    runner = web.ServerRunner(web.Server(Server(settings).handle, access_log=None), shutdown_timeout=0.2)
+    server = Server(settings)
+    runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=0.2)
     await runner.setup()
     try:
         try:
@@ -276,6 +344,7 @@ async def listening(settings: Settings) -> AsyncIterator[str]:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         yield f"http://{host}:{runner.addresses[0][1]}/v1"
     finally:
+        server.batches.close()
         await runner.cleanup()
 
 

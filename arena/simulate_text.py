@@ -5,9 +5,11 @@
 The messages are those of `arena/prompting.py`. They hold all that a simulated contestant goes by: motion, side, slot
 and what was said; so the debate is put together again, and `Simulated.speak` answers, as it would have without a
 network between. The model's name says how well: a name of `arena/rosters/default.toml` has that contestant's dials,
-`sim-0.8` has strength 0.8, any other name a strength drawn from it. A motion of the catalogue brings its points;
-another one is argued in general terms. What is no debate gets a plain answer of canned sentences, and `plain` gives
-everybody one.
+`sim-0.8` has strength 0.8, any other name a strength drawn from it. `sim-0.8?family=oak` speaks as its family does, so
+that a judge can favour it. A motion of the catalogue brings its points; another one is argued in general terms.
+
+What a judge is asked is answered by `arena/simulate_judge.py`. What is neither gets a plain answer of canned sentences,
+and `plain` gives every contestant one.
 """
 
 import re
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import topics as catalogue
+from arena import simulate_judge
+from arena.simulate_dials import dials
 from arena.simulated import Draw, Simulated
 from arena.speech import sentence_ends, within
 from runs.records import Debate, Match, Slot, Turn, content_id
@@ -62,6 +66,8 @@ class Speakers:
 
     async def answer(self, model: str, messages: Messages, seed: int) -> str:
         """What `model` says; the same whenever it is asked the same with the same seed."""
+        if (judged := simulate_judge.answer(model, messages, seed)) is not None:
+            return judged
         last = messages[-1]["content"]
         asked = last[last.rfind("</speech>") + 1 :]  # what the opponent said is no instruction
         budget = _BUDGET.findall(asked)
@@ -73,7 +79,8 @@ class Speakers:
             return _shorter(messages, words, seed)
         topic, side = placed
         slot = Slot(turn=int(found[1]), side=side, stage=found[3], words=words, instruction=found[4])
-        return (await speaker(model).speak(debate_from(messages, topic, slot, seed), slot)).answer
+        speech = (await speaker(model).speak(debate_from(messages, topic, slot, seed), slot)).answer
+        return _as_in(dials(model).kin, speech)
 
     def _place(self, system: str) -> tuple[Topic, Side] | None:
         """Topic and side from a system message; None where it is none of a debate."""
@@ -107,6 +114,12 @@ def debate_from(messages: Messages, topic: Topic, slot: Slot, seed: int) -> Deba
         seed=seed,
     )
     return Debate(match=match, topic=topic, slots=(slot,), turns=tuple(reversed(spoken)))
+
+
+def _as_in(family: str, answer: str) -> str:
+    """A speech as a family's member gives it, behind what was thought before."""
+    thought, end, speech = answer.rpartition("</think>\n")
+    return f"{thought}{end}{simulate_judge.mark(family).capitalize()} {speech}" if family else answer
 
 
 def _turn(number: int, side: Side, text: str) -> Turn:
@@ -151,12 +164,13 @@ def _plain(words: int, first: int) -> str:
 @lru_cache(maxsize=4096)
 def speaker(model: str) -> Simulated:
     """The simulated contestant that answers to a model's name. It never fails: faults are the endpoint's business."""
-    known = _default().get(model)
+    name = model.partition("?")[0]
+    known = _default().get(name)
     if known is None:
-        named = _STRENGTH.fullmatch(model)
-        drawn = LEAST_STRENGTH + (MOST_STRENGTH - LEAST_STRENGTH) * Draw("strength", model).below(1001) / 1000
+        named = _STRENGTH.fullmatch(name)
+        drawn = LEAST_STRENGTH + (MOST_STRENGTH - LEAST_STRENGTH) * Draw("strength", name).below(1001) / 1000
         known = Simulated(kind="simulated", name="any", strength=float(named[1]) if named else drawn)
-    return known.model_copy(update={"name": model, "fails": 0.0})
+    return known.model_copy(update={"name": name, "fails": 0.0})
 
 
 @lru_cache(maxsize=1)

@@ -25,9 +25,12 @@ from topics.errors import InputError
 
 NAME = "journal.db"
 
+REPLACED = ("debates", "verdicts", "calls")
+"""Tables whose rows may come again: a debate ends, a panel decides anew, a batch is fetched twice."""
+
 _INSERT = {
     table.record: (
-        f"INSERT {'OR REPLACE' if table.name in ('debates', 'verdicts') else ''} INTO {table.name} "
+        f"INSERT {'OR REPLACE' if table.name in REPLACED else ''} INTO {table.name} "
         f"VALUES ({', '.join('?' * len(table.columns))})"
     )
     for table in TABLES.values()

@@ -175,7 +175,8 @@ def test_a_registered_judge(stranger: str, tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[debate_arena.judges]\ncoin = stranger:Coin\n")
     assert judges.load("coin").name == "coin"
-    with pytest.raises(InputError, match=r"expected coin, llm, pairrm, rules, scripted or module:Class; did you mean 'coin'"):
+    known = "expected coin, llm, pairrm, rules, scripted or module:Class"
+    with pytest.raises(InputError, match=f"{known}; did you mean 'coin'"):
         judges.load("coins")
 
 
