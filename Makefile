@@ -29,6 +29,8 @@ bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/ratings.py
 	$(BIN)/python benchmarks/endpoints.py
+	$(BIN)/python benchmarks/judging.py
+	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/pairs.py
 	$(BIN)/python benchmarks/dpo.py
 

@@ -5,12 +5,13 @@ could move a cursor or recolour a terminal are left out.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 from pydantic_settings import CliPositionalArg
 
-from runs import tables
+from runs import cards, tables
 from runs.ratings import Leaderboard, RatingsError
 from runs.ratings import leaderboard as rate
 from runs.run import NEWEST, OUT, find
@@ -51,14 +52,28 @@ def leaderboards(loaded: Tables, judge: str | None = None) -> str:
     debates, verdicts = loaded.debates.collect(), loaded.verdicts.collect()
     known = verdicts.filter(~pl.col("judge").str.contains("@"))["judge"].unique(maintain_order=True).to_list()
     judges = [judge] if judge else known or [None]
-    names = [str(contestant["name"]) for contestant in Spec.read(loaded.folder).contestants]
+    spec = Spec.read(loaded.folder)
+    names = [str(contestant["name"]) for contestant in spec.contestants]
     boards = []
     for name in judges:
         try:
-            boards.append(render(rate(debates, verdicts, judge=name, contestants=names)))
+            board = render(rate(debates, verdicts, judge=name, contestants=names))
+            boards.append("\n".join([board, *(f"note: {note}" for note in trust(loaded.folder.parent, spec, name))]))
         except RatingsError as error:
             boards.append(f"no leaderboard by {name}: {error}")
     return "\n\n".join(boards)
+
+
+def trust(out: Path, spec: Spec, judge: str | None) -> Iterator[str]:
+    """What a reader must know of a judge, or of a panel's members, from their report cards under `out`."""
+    members = {panel["name"]: panel["members"] for panel in spec.panels}.get(judge, [judge])
+    for entry in (entry for entry in spec.judges if entry["name"] in members):
+        card = cards.card_of(out, entry)
+        if card is None and "endpoint" in entry:
+            how = f"python -m arena.calibrate --judge {entry['name']}"
+            yield f"judge {entry['name']!r} was never calibrated; nobody knows how far to trust it: {how}"
+        elif card is not None and (mark := cards.mark(card)):
+            yield f"judge {entry['name']!r}: {mark}"
 
 
 def render(board: Leaderboard) -> str:

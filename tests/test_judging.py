@@ -280,3 +280,32 @@ def wait_for(folder: Path, votes: int, process: "subprocess.Popen[bytes]") -> No
                 return
         time.sleep(0.05)
     raise AssertionError("no votes within a minute")
+
+
+def test_a_leaderboard_says_how_far_its_judge_can_be_trusted(
+    play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from arena.calibrate import main as calibrate
+    from runs.show import main as show
+
+    with served() as url:
+        biased = "biased, here, judge?position=0.6"
+        entries = roster(tmp_path / "r.toml", "fair, here, judge", biased, panel=PANEL_OF_TWO, here=url)
+        folder = play(roster=entries, judges=["pair", "rules"], limit=24).folder
+        out = ["--out", str(folder.parent)]
+        capsys.readouterr()
+        assert show([str(folder), *out]) == 0
+        said = capsys.readouterr().out
+        assert said.count("note: judge 'biased' was never calibrated") == 2, "under its own board, and the panel's"
+        assert "judge 'rules'" not in said
+        for name in ("fair", "biased"):
+            words = ["--judge", name, "--roster", str(entries), "--from-run", str(folder), "--limit", "4", *out]
+            assert calibrate(words) == 0
+        capsys.readouterr()
+        assert show([str(folder), "--judge", "pair", *out]) == 0
+        said = capsys.readouterr().out
+    assert "note: judge 'biased': below its gates: " in said and "position_bias" in said
+    assert "judge 'fair'" not in said and "never calibrated" not in said
+
+
+PANEL_OF_TWO = '[[panels]]\nname = "pair"\nmembers = ["fair", "biased"]\n'
