@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from arena.client import Fault, Reply
 from arena.contestants import Name
 from arena.endpoints import Endpoint
-from arena.line import Answer, Body, Cost, NoAnswer, OutOfBudget, Unanswered
+from arena.line import Answer, Body, Cost, NoAnswer, OutOfBudget, Unanswered, call_row
 from arena.speech import visible
 from judges.asking import NoReply, NotNow, Question
 from judges.asking import Reply as Heard
@@ -161,22 +161,15 @@ class Asker:
         if not cost.attempts:
             return None
         moment = cost.started_at.isoformat()  # the same question may be asked again, and is then paid again
-        call = Call(
+        call = call_row(
+            cost,
             call_id=content_id(self.judge, question.about, question.draw, moment),
             debate_id=question.about,
             role="judge",
             turn=None,
             endpoint=self.line.endpoint.name,
             model=self.line.model,
-            prompt_tokens=cost.usage.prompt,
-            cached_tokens=cost.usage.cached,
-            completion_tokens=cost.usage.completion,
-            reasoning_tokens=cost.usage.reasoning,
-            latency_s=cost.latency_s,
-            attempts=cost.attempts,
-            finish_reason=finish,
-            cost_usd=cost.usd,
-            started_at=cost.started_at,
+            finish=finish,
         )
         self.book(call)
         return call.call_id

@@ -184,20 +184,8 @@ class Engine:
         match = debate.match
         begun = match.debate_id in self._begun
         self._begun.add(match.debate_id)
-        return DebateRow(
-            debate_id=match.debate_id,
-            match=match.match,
-            topic_id=match.topic_id,
-            split=debate.topic.split,
-            for_contestant=match.for_contestant,
-            against_contestant=match.against_contestant,
-            opener=match.opener,
-            replicate=match.replicate,
-            seed=match.seed,
-            status="open",
-            started_at=self.run.journal.started_at(match.debate_id) if begun else datetime.now(UTC),
-            ended_at=None,
-        )
+        started_at = self.run.journal.started_at(match.debate_id) if begun else datetime.now(UTC)
+        return DebateRow.of(debate, "open", started_at=started_at, ended_at=None)
 
     async def _record(self, row: DebateRow, turn: Turn, speech: Speech, *, last: bool) -> None:
         if last:

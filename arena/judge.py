@@ -25,7 +25,7 @@ from arena import roster as rosters
 from arena.batch import DEBATES, Batches, refuse_sent
 from arena.engine import Engine
 from arena.progress import Progress
-from arena.run import Count, drive, report_raised, stored_roster
+from arena.run import Count, drive, report_raised, say_why, stored_roster
 from runs import NEWEST, OUT, Run
 from runs.journal import StorageError
 from runs.records import Debate, Match, slots_for
@@ -157,10 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     progress = result.progress
     print(f"wrote {result.folder}: {progress.verdicts:,} verdicts; {progress.failures:,} votes failed")
     if not result.finished:
-        for name, why in progress.absent.items():
-            print(f"parked: {name}: {why}", file=sys.stderr)
-        if progress.stopped:
-            print(f"stopped: {progress.stopped}", file=sys.stderr)
+        say_why(progress)
         print(f"stopped; go on with: {again(result.folder, settings)}", file=sys.stderr)
         return 1
     print(f"next:  python -m runs.show {result.folder} --judge {shlex.quote(settings.judges[0])}")

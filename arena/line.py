@@ -27,7 +27,7 @@ from typing import Any
 from arena.client import Client, Fault, Reply, Usage
 from arena.endpoints import Endpoint
 from arena.gate import Gate, Limits, Parked, Pass
-from runs.records import FailureKind
+from runs.records import Call, FailureKind, Role
 
 Body = dict[str, Any]
 """What is sent: the JSON of a chat completion's request."""
@@ -58,6 +58,39 @@ class Answer:
 
     reply: Reply
     cost: Cost
+
+
+def call_row(
+    cost: Cost,
+    *,
+    call_id: str,
+    debate_id: str,
+    role: Role,
+    turn: int | None,
+    endpoint: str,
+    model: str,
+    adapter: str | None = None,
+    finish: str | None,
+) -> Call:
+    """The row of a call: what it was about, and what it took."""
+    return Call(
+        call_id=call_id,
+        debate_id=debate_id,
+        role=role,
+        turn=turn,
+        endpoint=endpoint,
+        model=model,
+        adapter=adapter,
+        prompt_tokens=cost.usage.prompt,
+        cached_tokens=cost.usage.cached,
+        completion_tokens=cost.usage.completion,
+        reasoning_tokens=cost.usage.reasoning,
+        latency_s=cost.latency_s,
+        attempts=cost.attempts,
+        finish_reason=finish,
+        cost_usd=cost.usd,
+        started_at=cost.started_at,
+    )
 
 
 class NoAnswer(Exception):

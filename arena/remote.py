@@ -25,7 +25,7 @@ from arena.asking import THINKING_TOKENS, Asking
 from arena.client import Client, Fault, Reply, key_of, listed
 from arena.contestants import Name, SpeakFailed, Unavailable
 from arena.endpoints import Endpoint
-from arena.line import Answer, Body, Cost, Line, Lines, NoAnswer, OutOfBudget, Unanswered
+from arena.line import Answer, Body, Cost, Line, Lines, NoAnswer, OutOfBudget, Unanswered, call_row
 from arena.local import entry_of
 from arena.prompting import Message, render, shorten
 from arena.speech import sentence_ends, visible
@@ -159,7 +159,8 @@ class Seat:
     def _call(self, cost: Cost, finish: str | None, debate: Debate, slot: Slot, role: Role) -> Call:
         """The row of a call; one that came to nothing may be made again, so its id is of that moment."""
         again = () if finish is not None else (cost.started_at.isoformat(),)
-        return Call(
+        return call_row(
+            cost,
             call_id=content_id(debate.id, role, slot.turn, *again),
             debate_id=debate.id,
             role=role,
@@ -167,15 +168,7 @@ class Seat:
             endpoint=self.line.endpoint.name,
             model=self.line.model,
             adapter=self.entry.adapter,
-            prompt_tokens=cost.usage.prompt,
-            cached_tokens=cost.usage.cached,
-            completion_tokens=cost.usage.completion,
-            reasoning_tokens=cost.usage.reasoning,
-            latency_s=cost.latency_s,
-            attempts=cost.attempts,
-            finish_reason=finish,
-            cost_usd=cost.usd,
-            started_at=cost.started_at,
+            finish=finish,
         )
 
 

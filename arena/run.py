@@ -287,14 +287,19 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not result.sealed:
-        for name, why in (result.progress.parked | result.progress.absent).items():
-            print(f"parked: {name}: {why}", file=sys.stderr)
-        if result.progress.stopped:
-            print(f"stopped: {result.progress.stopped}", file=sys.stderr)
+        say_why(result.progress)
         done = f"{result.progress.done:,} of {result.progress.debates:,} debates played"
         print(f"stopped with {done}; go on with: {_resume(result.folder)}", file=sys.stderr)
         return 1
     return _report(result)
+
+
+def say_why(progress: Progress) -> None:
+    """Say why a sitting did not come to its end."""
+    for name, why in (*progress.parked.items(), *progress.absent.items()):
+        print(f"parked: {name}: {why}", file=sys.stderr)
+    if progress.stopped:
+        print(f"stopped: {progress.stopped}", file=sys.stderr)
 
 
 def _resume(folder: Path) -> str:

@@ -20,7 +20,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +39,7 @@ from arena.bench import JudgeEntry
 from arena.engine import Engine
 from arena.progress import Progress
 from arena.roster import Roster, Seats
-from arena.run import Count, drive, stored_roster
+from arena.run import Count, drive, say_why, stored_roster
 from judges.screening import ALL, LEAST, ORDERS, SAMPLES, answers, flagged, priors, table
 from runs import NEWEST, OUT, Run
 from runs.files import replace_text
@@ -244,16 +244,8 @@ def _fill(held: Run) -> None:
     if held.journal.statuses():
         return
     now = datetime.now(UTC)
-    rows = [
-        DebateRow(
-            **{field.name: getattr(debate.match, field.name) for field in fields(Match)},
-            split=debate.topic.split,
-            status="complete",
-            started_at=now,
-            ended_at=now,
-        )
-        for debate in _debates(held.spec, held.topics.values())
-    ]
+    debates = _debates(held.spec, held.topics.values())
+    rows = [DebateRow.of(debate, "complete", started_at=now, ended_at=now) for debate in debates]
     asyncio.run(held.journal.write(*rows))
 
 
@@ -300,10 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     if result.priors is not None:
         _report(result.folder, result.priors, result.progress)
         return 0
-    for name, why in result.progress.absent.items():
-        print(f"parked: {name}: {why}", file=sys.stderr)
-    if result.progress.stopped:
-        print(f"stopped: {result.progress.stopped}", file=sys.stderr)
+    say_why(result.progress)
     print(f"stopped; go on with: {again(result.folder)}", file=sys.stderr)
     return 1
 

@@ -5,7 +5,7 @@ construction (`runs/schema.py` reads the annotations). `Match`, `Slot`, `Debate`
 are what the engine plays with.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from hashlib import blake2b
 from typing import Annotated, Literal
@@ -87,6 +87,12 @@ class DebateRow:
     """`open` only while the run is going."""
     started_at: datetime
     ended_at: datetime | None
+
+    @classmethod
+    def of(cls, debate: "Debate", status: Status, *, started_at: datetime, ended_at: datetime | None) -> "DebateRow":
+        """The row of a debate."""
+        match = {field.name: getattr(debate.match, field.name) for field in fields(Match)}
+        return cls(**match, split=debate.topic.split, status=status, started_at=started_at, ended_at=ended_at)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
