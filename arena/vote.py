@@ -6,7 +6,7 @@ fit is an error, which the engine records as an invalid vote; nothing is bent in
 """
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -28,7 +28,7 @@ def cast(vote: object, debate: Debate, judge: str, order: Order, sample: int, id
         raise ValueError(f"expected a Vote, got {type(vote).__name__}")
     vote = replace(vote, debate_id=debate.id, judge=judge, order=order, sample=sample, identity=identity)
     try:
-        vote = _VOTE.validate_python(_bounded(asdict(vote)))
+        vote = _VOTE.validate_python(_bounded(_VOTE.dump_python(vote, warnings=False)))
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -11,6 +11,7 @@ is drawn from the debate's seed, so every judge, order and sample sees the same 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 
 from runs.records import Debate, content_id, content_seed
@@ -31,6 +32,7 @@ class Transcript:
     nonce: str
 
     @classmethod
+    @lru_cache(maxsize=512)  # a debate's votes follow each other
     def of(cls, debate: Debate) -> "Transcript":
         """The transcript of a debate, as long as it is."""
         said = "\n".join((debate.topic.motion, debate.topic.info, *(turn.text for turn in debate.turns))).casefold()

@@ -8,7 +8,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from operator import attrgetter
@@ -128,7 +128,9 @@ def _micros(time: datetime | None) -> int | None:
 def _json(items: tuple[Any, ...]) -> str:
     if not items:
         return "[]"
-    return json.dumps([{k.rstrip("_"): v for k, v in asdict(item).items()} for item in items], ensure_ascii=False)
+    names = {field.name: field.name.rstrip("_") for field in fields(items[0])}  # its items hold plain values only
+    rows = [{told: getattr(item, name) for name, told in names.items()} for item in items]
+    return json.dumps(rows, ensure_ascii=False)
 
 
 _ENCODERS: dict[type, Callable[[Any], Any]] = {pl.Datetime: _micros, pl.List: _json}
