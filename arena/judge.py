@@ -39,7 +39,7 @@ class Settings(Command, cli_prog_name="python -m arena.judge"):
     """Have the stored debates of a run judged by further judges."""
 
     from_run: str = NEWEST
-    """folder or id (default: the newest finished run)"""
+    """a run, by folder or id; newest: the newest finished one"""
     judges: list[str] = Field(default=[])
     """names from the roster or the run, built-in, or module:Class"""
     roster: Path | None = None

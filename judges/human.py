@@ -277,7 +277,7 @@ class Settings(Command, cli_prog_name="python -m judges.human"):
     """Let a person judge the debates of a run, through a CSV: --write it, fill it in, --read it."""
 
     from_run: str = NEWEST
-    """a run's folder or id (default: the newest finished one)"""
+    """a run, by folder or id; newest: the newest finished one"""
     name: str = ""
     """of the person: letters, digits, - and _"""
     write: Path | None = None
