@@ -114,8 +114,8 @@ class _Formatter(argparse.HelpFormatter):
         super().add_usage(" ".join(["%(prog)s [options]", *places]), actions, groups, prefix)
 
 
-_METAVARS = {"list[str]": "A,B", "int": "N", "float": "X", "Path": "PATH", "str": "NAME"}
-_NO_DEFAULT = re.compile(r" \((?:required|default: (?:None|False|\[.*\]))\)$")
+_METAVARS = {"list[str]": "A,B", "dict[str,float]": "NAME=X", "int": "N", "float": "X", "Path": "PATH", "str": "NAME"}
+_NO_DEFAULT = re.compile(r" \((?:required|default: (?:None|False|\[.*\]|\{\}|))\)$")
 
 
 def peek(words: list[str], *names: str) -> dict[str, str | None]:
