@@ -66,7 +66,7 @@ def parse(
                 options |= {"nargs": "?", "const": default}
         if "metavar" in options and "choices" not in options:
             options["metavar"] = _METAVARS.get(options["metavar"], options["metavar"])
-        options["help"] = _NO_DEFAULT.sub("", options.get("help") or "")
+        options["help"] = _SAID.sub(r"\1", _NO_DEFAULT.sub("", options.get("help") or ""))
         return argparse._ActionsContainer.add_argument(container, *names, **options)
 
     words = sys.argv[1:] if argv is None else argv
@@ -116,6 +116,9 @@ class _Formatter(argparse.HelpFormatter):
 
 _METAVARS = {"list[str]": "A,B", "dict[str,float]": "NAME=X", "int": "N", "float": "X", "Path": "PATH", "str": "NAME"}
 _NO_DEFAULT = re.compile(r" \((?:required|default: (?:None|False|\[.*\]|\{\}|))\)$")
+
+_SAID = re.compile(r"(\(default: .*\)) \(default: [^)]*\)$")
+"""A default that a docstring tells, and argparse again."""
 
 
 def peek(words: list[str], *names: str) -> dict[str, str | None]:
