@@ -14,6 +14,7 @@ without it from then on, and the judge's own reading of the answer is the same e
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -30,6 +31,8 @@ from topics.errors import InputError
 
 MOST_TOKENS, THINKING_TOKENS = 4_000, 16_000
 """Most tokens of a judge's answer, where nobody says; a vote takes some 500."""
+OUTAGES = ("server", "timeout", "not_found")
+"""Faults that are an endpoint's as long as nobody is answered there, and a question's own where others are."""
 LEVEL = 1_000
 """Of a vote at the gate: above that of any turn, so that a debate which is played is judged first."""
 
@@ -92,6 +95,11 @@ class Asks(Protocol):
     endpoint: Endpoint
     model: str
 
+    @property
+    def answered_at(self) -> datetime | None:
+        """When it last answered anybody."""
+        ...
+
     async def ask(
         self,
         body_of: Callable[[int], Body],
@@ -123,13 +131,29 @@ class Asker:
         """The answer; raises `NoReply` or `NotNow`."""
         held = self._structured and question.schema is not None
         try:
-            answer = await self._ask(question)
+            return await self._heard(question, held=held)
+        except NoReply as error:
+            if error.kind != "refused" or not held or not self._may_refuse:
+                raise
+        reply = await self._heard(question, held=False)
+        self._structured = False  # it was the schema that was refused
+        return reply
+
+    async def _heard(self, question: Question, *, held: bool) -> Heard:
+        """The answer, held to the question's schema or not."""
+        try:
+            answer = await self.line.ask(
+                lambda unusable: self.request(question, unusable, held=held),
+                session=question.about,
+                level=LEVEL,
+                accept=_audible,
+                draw=question.draw,
+            )
         except Unanswered as error:
             call_id = self._booked(question, error.cost, None)
-            if error.kind == "refused" and self._may_refuse and held:
-                self._structured = False
-                return await self(question)
-            raise NoReply(error.kind, str(error), call_id) from None
+            if error.kind in OUTAGES and not self._answers_others(error.cost):
+                raise NotNow(f"{error.kind}: {error}") from None
+            raise NoReply(error.kind, str(error), call_id, error.cost.attempts) from None
         except NoAnswer as error:
             self._booked(question, error.cost, None)
             raise NotNow(str(error), everybody=isinstance(error, OutOfBudget)) from None
@@ -137,21 +161,16 @@ class Asker:
         call_id = self._booked(question, answer.cost, answer.reply.finish)
         return Heard(text=visible(answer.reply.text), call_id=call_id)
 
-    async def _ask(self, question: Question) -> Answer:
-        return await self.line.ask(
-            lambda unusable: self.request(question, unusable),
-            session=question.about,
-            level=LEVEL,
-            accept=_audible,
-            draw=question.draw,
-        )
+    def _answers_others(self, cost: Cost) -> bool:
+        """Whether anybody was answered since a question was first asked: then it is the question's own fault."""
+        return self.line.answered_at is not None and self.line.answered_at > cost.started_at
 
-    def request(self, question: Question, unusable: int = 0) -> Body:
-        """What is sent; `unusable` answers were given to it before."""
+    def request(self, question: Question, unusable: int = 0, *, held: bool = True) -> Body:
+        """What is sent, held to the question's schema or not; `unusable` answers were given to it before."""
         most = MOST_TOKENS + THINKING_TOKENS * bool(self.asking.thinking)
         seed = content_seed("ask", self.judge, question.about, question.draw, unusable) >> 32
         body = self.asking.request(question.messages, self.line.endpoint, model=self.line.model, most=most, seed=seed)
-        if question.schema is not None and self._structured:
+        if question.schema is not None and held:
             schema = {"name": "answer", "schema": question.schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body

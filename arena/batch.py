@@ -149,6 +149,11 @@ class Batched:
         self._most_lines = MOST_LINES
         self._one_by_one = False
 
+    @property
+    def answered_at(self) -> datetime:
+        """When the endpoint last answered anybody: where a batch came back, at that moment."""
+        return datetime.now(UTC)
+
     async def ask(
         self,
         body_of: Callable[[int], Body],

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 import judges as judging
 from arena.asking import Asker, Asking, Asks, Unasked
@@ -27,7 +27,7 @@ from arena.line import Line, Lines
 from judges import Judge
 from judges.asking import Ask
 from judges.trajectory import After
-from runs.panels import Kin, Panel
+from runs.panels import HUMAN, Kin, Panel, of_its_own
 from runs.records import Call, content_id
 from runs.spec import Spec
 from topics.errors import InputError, near
@@ -38,7 +38,7 @@ class JudgeEntry(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
-    name: Name
+    name: Annotated[Name, AfterValidator(of_its_own)]
     kind: Annotated[str, Field(min_length=1)]
     family: str = ""
     lineage: str = ""
@@ -109,24 +109,31 @@ def named(
         raise InputError(f"a judge is named twice in {','.join(names)!r}; name each once")
     known, groups = {entry.name: entry for entry in entries}, {panel.name: panel for panel in panels}
     chosen = [groups[name] for name in names if name in groups]
-    members = [member for panel in chosen for member in panel.members if not member.startswith("human:")]
+    if person := next((name for name in names if name.startswith(HUMAN)), None):
+        how = f"python -m judges.human --name {person.removeprefix(HUMAN)}"
+        raise InputError(f"{person!r} is a person, who is not asked but votes by {how}")
+    members = [member for panel in chosen for member in panel.members if not member.startswith(HUMAN)]
     single = dict.fromkeys([*(name for name in names if name not in groups), *members])
+    if nested := groups.keys() & set(members):
+        raise InputError(f"panel {min(nested)!r} is a member of a panel; expected judges as members")
     for name in single:
         if name not in known and ":" not in name and name not in (kinds := judging.kinds()):
-            choices = [*known, *groups, *kinds]
+            choices = sorted({*known, *groups, *kinds})
             raise InputError(
-                f"unknown judges {name!r}; expected {', '.join(sorted(choices))} or module:Class{near(name, choices)}"
+                f"unknown judges {name!r}; expected {', '.join(choices)} or module:Class{near(name, choices)}"
             )
     return [known.get(name) or JudgeEntry(name=name, kind=name) for name in single], chosen
 
 
-def together(stored: Sequence[Mapping[str, Any]], seated: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Every judge that a run has ever seated; refuses another one under a name that may have votes."""
+def merged(what: str, stored: Sequence[Mapping[str, Any]], seated: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
+    """Stored entries and new ones, of which none may differ from a stored one of its name."""
     before = {entry["name"]: dict(entry) for entry in stored}
     for entry in seated:
-        if before.setdefault(entry["name"], entry) != entry:
+        known = before.setdefault(entry["name"], entry)
+        if differ := sorted(key for key in known.keys() | entry.keys() if known.get(key) != entry.get(key)):
             raise InputError(
-                f"the run has another judge {entry['name']!r}, with other settings; give this one a new name"
+                f"the run has another {what} {entry['name']!r}, with another {', '.join(differ)}; "
+                f"give this one a new name"
             )
     return tuple(before.values())
 
@@ -154,6 +161,8 @@ def bench(
         made.append(judge)
         if entry.trajectory:
             made += [After(judge, slot.turn) for slot in spec.format[1:-2:2]]
+    if len({judge.name for judge in made}) < len(made):
+        raise InputError("two judges are called alike; give one of them another name")
     digests = {entry.name: content_id(json.dumps(entry.model_dump(), sort_keys=True, default=str)) for entry in entries}
     identities = {judge.name: digests.get(judge.name) or digests[judge.name.rpartition("@")[0]] for judge in made}
     return Bench(judges=made, identities=identities, panels=panels, kin=Kin(spec.judges, spec.contestants))

@@ -33,7 +33,7 @@ from arena.cases import Material, fill, material
 from arena.engine import Engine
 from arena.line import Lines
 from arena.progress import Progress
-from arena.run import Count, drive, report_raised, stored_roster
+from arena.run import Count, drive, report_raised, say_why, stored_roster
 from judges import Judge
 from judges.report_card import card, gates
 from runs import NEWEST, OUT, Run
@@ -173,7 +173,7 @@ def _judge(settings: Settings, source: Spec) -> tuple[dict[str, Any], tuple[dict
         )
     endpoints = {endpoint.name: endpoint for endpoint in roster.endpoints}
     resolved = _twice(entry).resolved(endpoints)
-    asked = rosters.asked(roster, (), [resolved])
+    asked = (endpoint for name, endpoint in endpoints.items() if name == resolved.get("endpoint"))
     return resolved, tuple(endpoint.model_dump(mode="json") for endpoint in asked)
 
 
@@ -287,10 +287,7 @@ def _again(folder: Path) -> str:
 def _stopped(result: Result) -> int:
     """Say why there is no card yet, and how to go on."""
     progress = result.progress
-    for name, why in progress.absent.items():
-        print(f"parked: {name}: {why}", file=sys.stderr)
-    if progress.stopped:
-        print(f"stopped: {progress.stopped}", file=sys.stderr)
+    say_why(progress)
     print(f"stopped after {progress.verdicts:,} verdicts; go on with: {_again(result.folder)}", file=sys.stderr)
     return 1
 
@@ -308,7 +305,7 @@ def _report(result: Result) -> int:
     roster = Spec.read(result.folder).settings["roster"]
     words = ["--from-run", made.from_run, "--judges", name, *(["--roster", roster] if roster else [])]
     print(f"next:  {shlex.join(['python', '-m', 'arena.judge', *words])}")
-    return report_raised(loaded)
+    return report_raised(result.progress)
 
 
 def _dry_run(settings: Settings) -> int:

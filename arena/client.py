@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from arena.endpoints import Endpoint
+from arena.speech import presentable
 from runs.records import FailureKind, content_seed
 from topics.errors import InputError, one_line
 
@@ -194,7 +195,7 @@ class Client:
         return Reply(
             text=without(self._key, text or ""),
             reasoning=without(self._key, reasoning) if isinstance(reasoning, str) else None,
-            finish=finish if isinstance(finish, str) else None,
+            finish=one_line(presentable(finish), 50) if isinstance(finish, str) else None,
             usage=usage,
         )
 

@@ -32,7 +32,7 @@ from runs.records import Debate, Match, slots_for
 from runs.settings import Command, parse
 from runs.spec import Spec
 from runs.tables import is_sealed
-from topics.errors import InputError, command
+from topics.errors import command
 
 
 class Settings(Command, cli_prog_name="python -m arena.judge"):
@@ -71,21 +71,8 @@ class Result:
 def reseated(stored: Spec, settings: Settings) -> tuple[Spec, Spec]:
     """The spec of this sitting, and the one that the run keeps: every judge that it ever seated."""
     roster = rosters.load(settings.roster) if settings.roster else stored_roster(stored)
-    entries, panels = benches.named(settings.judges, roster.judges, roster.panels)
-    endpoints = {endpoint.name: endpoint for endpoint in roster.endpoints}
-    judges = [entry.resolved(endpoints) for entry in entries]
-    asked = {endpoint.name: endpoint.model_dump(mode="json") for endpoint in rosters.asked(roster, (), judges)}
-    known = {panel["name"]: panel for panel in stored.panels}
-    for panel in panels:
-        entry = panel.model_dump(mode="json")
-        if known.setdefault(panel.name, entry) != entry:
-            raise InputError(f"the run has another panel {panel.name!r}; give this one a new name")
+    changes = rosters.judging(roster, settings.judges, stored=stored)
     before = stored.settings.get("judges") or ["rules"]
-    changes = {
-        "judges": benches.together(stored.judges, judges),
-        "panels": tuple(known.values()),
-        "endpoints": tuple(({entry["name"]: entry for entry in stored.endpoints} | asked).values()),
-    }
     names = list(dict.fromkeys([*before, *settings.judges]))
     kept = stored.model_copy(update=changes | {"settings": stored.settings | {"judges": names}})
     return kept.model_copy(update={"settings": stored.settings | {"judges": settings.judges}}), kept
@@ -101,13 +88,14 @@ def judge(settings: Settings) -> Result:
     with Run.resume(folder) as held, ExitStack() as stack:
         sitting, kept = reseated(held.spec, settings)
         batches = Batches(folder) if settings.batch else None
+        matches = list(held.journal.complete())
         if batches is None:
-            refuse_sent(folder, (entry.name for entry in benches.seated(sitting)[0]))
+            refuse_sent(folder, owing(held, sitting, matches))
         seats = stack.enter_context(rosters.seats(sitting, folder.parent, plays=False))
         held.keep(kept)
         engine = Engine(
             held,
-            list(held.journal.complete()),
+            matches,
             {},
             benches.bench(sitting, seats.lines, lambda call: engine.book(call), batches.over if batches else None),
             concurrency=max(settings.concurrency, DEBATES if batches else 0),
@@ -123,10 +111,19 @@ def judge(settings: Settings) -> Result:
         return Result(folder=folder, finished=finished, progress=engine.progress)
 
 
+def owing(held: Run, sitting: Spec, matches: Sequence[Match]) -> list[str]:
+    """The judges of a sitting that have no verdict yet on some of the debates."""
+    judged = held.journal.judged()
+    names = [judge.name for judge in benches.bench(sitting, None).judges]
+    return [name for name in names if any((match.debate_id, name) not in judged for match in matches)]
+
+
 def again(folder: Path, settings: Settings) -> str:
     """The command that goes on."""
     words = ["--from-run", str(folder), "--judges", ",".join(settings.judges)]
     words += ["--roster", str(settings.roster)] if settings.roster else []
+    given = settings.model_fields_set & {"concurrency", "max_cost", "max_hours"}
+    words += [word for name in sorted(given) for word in (f"--{name.replace('_', '-')}", str(getattr(settings, name)))]
     return shlex.join(["python", "-m", "arena.judge", *words, *(["--batch"] if settings.batch else [])])
 
 
@@ -161,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"stopped; go on with: {again(result.folder, settings)}", file=sys.stderr)
         return 1
     print(f"next:  python -m runs.show {result.folder} --judge {shlex.quote(settings.judges[0])}")
-    return report_raised(runs.load(result.folder))
+    return report_raised(progress)
 
 
 def _dry_run(settings: Settings) -> int:

@@ -78,9 +78,9 @@ class Judging:
 
     async def settle(self, ended: Iterable[Match]) -> None:
         """Have the panels decide that wait for nobody any more, but for members that cannot be asked."""
-        for match in ended if self.bench.panels else ():
-            for verdict in self.tally.due(match, absent=self.progress.absent):
-                await self.run.journal.write(verdict)
+        due = [v for match in ended for v in self.tally.due(match, absent=self.progress.absent)]
+        if due:
+            await self.run.journal.write(*due)
 
     async def _work(self, judge: Judge) -> None:
         queue = self._queues[judge.name]
@@ -152,6 +152,9 @@ class Judging:
         """The vote of a judge that gave none, and a record of why."""
         message = in_words(error)
         no_reply = error if isinstance(error, NoReply) else None
+        if no_reply is None:
+            count, first = self.progress.raised.get(judge.name, (0, message))
+            self.progress.raised[judge.name] = count + 1, first
         self.progress.failures += 1
         self.run.journal.queue(
             Failure(
@@ -163,7 +166,7 @@ class Judging:
                 judge=judge.name,
                 kind=no_reply.kind if no_reply else "raised",
                 message=message,
-                attempts=1,
+                attempts=no_reply.attempts if no_reply else 1,
             )
         )
         return Vote(

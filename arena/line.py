@@ -128,17 +128,29 @@ class Budget:
     most: float | None = None
     spent: float = 0.0
     held: float = 0.0
+    holders: int = 0
+    """Questions that money is held back for."""
+    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def room(self, cost: float) -> None:
+        """Wait while there is no room, and something is in flight that may give some back."""
+        while self.most is not None and self.spent + self.held + cost > self.most and self.holders:
+            await self._settled.wait()
 
     def hold(self, cost: float) -> None:
         """Set money aside; `Empty` where that would pass the limit."""
         if self.most is not None and self.spent + self.held + cost > self.most:
-            raise Empty(f"{self.spent:.2f} of {self.most:.2f} USD are spent")
+            raise Empty(f"{self.spent:.2f} of {self.most:.2f} USD are spent; the next question may cost {cost:.2f}")
         self.held += cost
+        self.holders += cost > 0
 
     def settle(self, held: float, spent: float) -> None:
         """What was set aside, and what it came to."""
         self.held -= held
+        self.holders -= held > 0
         self.spent += spent
+        self._settled.set()
+        self._settled = asyncio.Event()
 
 
 class Line:
@@ -152,6 +164,8 @@ class Line:
         self.budget = budget
         self._dice = Random(model)
         self._gone_since: float | None = None
+        self.answered_at: datetime | None = None
+        """When it last answered anybody."""
 
     async def ask(
         self,
@@ -202,6 +216,7 @@ class Line:
         """One attempt: through the gate, and what came of it told to the gate and the budget."""
         prompt, completion = estimate(body)
         held = self.usd(Usage(prompt=prompt, completion=completion))
+        await self.budget.room(held)
         self.budget.hold(held)
         used = Usage()
         try:
@@ -214,7 +229,7 @@ class Line:
                     self._tell(passed, fault)
                     return fault
                 used = reply.usage
-                self._gone_since = None
+                self._gone_since, self.answered_at = None, datetime.now(UTC)
                 passed.done(used.prompt + used.completion)
                 return reply
         finally:

@@ -34,6 +34,8 @@ class Progress:
     """Contestants that are not asked any more in this sitting, and why."""
     absent: dict[str, str] = field(default_factory=dict)
     """Judges that are not asked any more in this sitting, and why."""
+    raised: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Judges that raised in this sitting, which is a fault of theirs: on how many votes, and what they said first."""
     unjudged: int = 0
     """Debates that a judge was not asked about in this sitting, each judge counted."""
     stopping: bool = False

@@ -25,6 +25,7 @@ from arena.line import Lines
 from arena.local import Local
 from arena.remote import Remote
 from arena.simulated import Simulated
+from judges import kinds
 from runs.panels import Panel
 from runs.settings import read_toml
 from runs.spec import Spec
@@ -97,11 +98,36 @@ def seated(roster: Roster, names: Sequence[str] | None) -> tuple[Contestants, ..
     return tuple(known.values())
 
 
-def asked(roster: Roster, contestants: Iterable[Contestants], judges: Iterable[Mapping[str, Any]]) -> list[Endpoint]:
-    """The endpoints at which contestants and judges are asked."""
-    names = {entry.endpoint for entry in contestants if isinstance(entry, Remote)}
-    names |= {judge["endpoint"] for judge in judges if "endpoint" in judge}
-    return [endpoint for endpoint in roster.endpoints if endpoint.name in names]
+def judging(
+    roster: Roster, names: Sequence[str], *, seated: Iterable[Contestants] = (), stored: Spec | None = None
+) -> dict[str, Any]:
+    """What a spec holds of those who judge and of where anybody is asked: `names` come to judges and panels of the
+    roster, and all that a `stored` run has ever seated stay in it.
+
+    Refuses another judge, or panel, under a name that may have verdicts.
+    """
+    held = _valid_judges(stored) if stored else Roster()
+    entries, panels = bench.named(names, (*held.judges, *roster.judges), (*held.panels, *roster.panels))
+    endpoints = {endpoint.name: endpoint for endpoint in (*held.endpoints, *roster.endpoints)}
+    judges = [entry.resolved(endpoints) for entry in entries]
+    found = {
+        "judges": bench.merged("judge", stored.judges if stored else (), judges),
+        "panels": bench.merged("panel", stored.panels if stored else (), [p.model_dump(mode="json") for p in panels]),
+    }
+    taken = {entry["name"] for entry in found["judges"]} | kinds().keys()
+    if both := taken & {panel["name"] for panel in found["panels"]}:
+        raise InputError(f"{min(both)!r} is the name of a panel and of a judge; give one of them another name")
+    asked = {entry.endpoint for entry in seated if isinstance(entry, Remote)}
+    asked |= {judge["endpoint"] for judge in judges if "endpoint" in judge}
+    needed = {name: endpoints[name].model_dump(mode="json") for name in endpoints if name in asked}
+    known = {entry["name"]: entry for entry in (stored.endpoints if stored else ())}
+    return found | {"endpoints": tuple((known | needed).values())}
+
+
+def _valid_judges(stored: Spec) -> Roster:
+    """The judges, panels and endpoints of a run, as a roster."""
+    names = ("endpoints", "judges", "panels")
+    return Roster.model_validate({name: getattr(stored, name) for name in names})
 
 
 def resolved(entry: Contestants, endpoints: Sequence[Endpoint], out: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from arena import bench as benches
 from arena import format as formats
 from arena import plan
 from arena import roster as rosters
+from arena.batch import refuse_sent
 from arena.engine import Engine
 from arena.line import Lines
 from arena.progress import Progress, shown
@@ -38,7 +39,7 @@ from runs.journal import StorageError
 from runs.records import Match, Opener
 from runs.settings import Command, explain, parse
 from runs.spec import Spec
-from runs.tables import Tables, is_sealed
+from runs.tables import is_sealed
 from topics import Topic
 from topics.errors import InputError, command
 
@@ -115,9 +116,6 @@ def resolve(settings: Settings, stored: Spec | None = None, out: Path | None = N
     topics = catalogue.load(settings.topics) if stored is None or "topics" in given else []
     slots = formats.load(settings.format) if stored is None or "format" in given else stored.format
     seated = rosters.seated(roster, settings.contestants)
-    endpoints = {endpoint.name: endpoint for endpoint in roster.endpoints}
-    entries, panels = benches.named(settings.judges, roster.judges, roster.panels)
-    judges = [entry.resolved(endpoints) for entry in entries]
     spec = Spec(
         seed=settings.seed,
         topics={topic.topic_id: topic.digest for topic in topics} if stored is None or topics else stored.topics,
@@ -126,10 +124,8 @@ def resolve(settings: Settings, stored: Spec | None = None, out: Path | None = N
         matches=settings.matches,
         replicates=settings.replicates,
         contestants=tuple(rosters.resolved(c, roster.endpoints, out) for c in sorted(seated, key=lambda c: c.name)),
-        endpoints=tuple(endpoint.model_dump(mode="json") for endpoint in rosters.asked(roster, seated, judges)),
-        judges=benches.together(stored.judges if stored else (), judges),
-        panels=tuple(panel.model_dump(mode="json") for panel in panels),
         settings=stated,
+        **rosters.judging(roster, settings.judges, seated=seated, stored=stored),
     )
     return spec, topics
 
@@ -199,6 +195,7 @@ def _opened(settings: Settings) -> Iterator[tuple[Run, Seats]]:
                 f"{str(folder)!r} was started with another {', '.join(different)}; "
                 f"resume it without these settings, or start a new run without --resume"
             )
+        refuse_sent(folder, (judge.name for judge in benches.seated(spec)[0]))
         with rosters.seats(spec, folder.parent) as seats:
             held.keep(spec)
             yield held, seats
@@ -340,18 +337,16 @@ def _report(result: Result) -> int:
     if held_out := debates.filter(pl.col("split") == "test")["topic_id"].n_unique():
         print(f"note:  {held_out} test topics are held out; this run was a look at them, and counts as one")
     print(f"next:  python -m runs.show {result.folder} {debates['debate_id'][0]}")
-    return report_raised(tables)
+    return report_raised(result.progress)
 
 
-def report_raised(tables: Tables) -> int:
+def report_raised(progress: Progress) -> int:
     """Name the judges that raised, which is a fault of theirs; 1 where there is one."""
-    raised = tables.failures.filter(step="judge", kind="raised").collect()
-    for (judge,), failures in raised.group_by("judge", maintain_order=True):
-        votes = f"{failures.height:,} votes, which are" if failures.height > 1 else "1 vote, which is"
-        first = failures["message"][0]
+    for judge, (count, first) in progress.raised.items():
+        votes = f"{count:,} votes, which are" if count > 1 else "1 vote, which is"
         what = f"judge {judge!r} raised on {votes} invalid; the turns are stored. First: {first}"
         print(f"error: {what}", file=sys.stderr)
-    return 1 if raised.height else 0
+    return 1 if progress.raised else 0
 
 
 if __name__ == "__main__":

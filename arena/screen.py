@@ -148,6 +148,7 @@ def planned(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[
         raise InputError(f"no judges named; expected --judges with names of the roster: {_who(roster)}")
     entries, panels = benches.named(settings.judges, roster.judges, roster.panels)
     judges = [_screener(entry, settings.samples, roster) for entry in entries]
+    asked = {judge["endpoint"] for judge in judges}
     slots = formats.load("standard")
     spec = Spec(
         seed=0,
@@ -157,7 +158,7 @@ def planned(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[
         matches=None,
         replicates=1,
         contestants=(),
-        endpoints=tuple(endpoint.model_dump(mode="json") for endpoint in rosters.asked(roster, (), judges)),
+        endpoints=tuple(endpoint.model_dump(mode="json") for endpoint in roster.endpoints if endpoint.name in asked),
         judges=tuple(judges),
         panels=tuple(panel.model_dump(mode="json") for panel in panels),
         settings=stated,

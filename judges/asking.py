@@ -42,10 +42,11 @@ class Reply:
 class NoReply(Exception):
     """A question, or a vote, that has no usable answer and will have none, and why: the vote is `invalid`."""
 
-    def __init__(self, kind: FailureKind, message: str, call_id: str | None = None) -> None:
+    def __init__(self, kind: FailureKind, message: str, call_id: str | None = None, attempts: int = 1) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.call_id = call_id
+        self.attempts = attempts
 
 
 class NotNow(Exception):

@@ -23,7 +23,6 @@ class After:
         self.name = f"{judge.name}@{turns}"
         self.orders = judge.orders
         self.samples = judge.samples
-        self.digest = getattr(judge, "digest", "")
 
     async def vote(self, debate: Debate, order: Order, sample: int) -> Vote:
         """Its judge's vote on what had been said by then."""

@@ -12,11 +12,12 @@ half, a tie. Too few valid verdicts for the quorum, and it is `invalid`. Its mar
 a member ("human:ann"), and a verdict that comes later is taken in.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from runs.records import Match, Verdict
 from runs.verdicts import majority
@@ -27,12 +28,24 @@ KINSHIP = ("family", "lineage", "model")
 """What makes two entries of a roster related, where both have it and it is the same."""
 
 
+_TRAJECTORY = re.compile(r"@\d+$")
+
+
+def of_its_own(name: str) -> str:
+    """The name of a judge in a roster, or of a panel: none that stands for a person, or a judge that stops reading."""
+    if name.startswith(HUMAN):
+        raise ValueError(f"{name!r} is the name of a person, who votes by python -m judges.human")
+    if _TRAJECTORY.search(name):
+        raise ValueError(f"{name!r} is what a judge is called on the first turns of a debate; name it otherwise")
+    return name
+
+
 class Panel(BaseModel):
     """A panel, as it stands in a roster."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(of_its_own)]
     members: Annotated[tuple[str, ...], Field(min_length=2)]
     """Names of judges."""
     quorum: Annotated[int, Field(ge=1)] | None = None
@@ -113,6 +126,8 @@ class Tally:
         said = self._said[match.debate_id]
         for panel in self.panels:
             counting = [name for name in panel.members if self._counts(panel, name, match)]
+            if counting and all(name.startswith(HUMAN) and name not in said for name in counting):
+                continue
             waits = panel.name not in said  # one that has decided takes in whatever comes
             if waits and not all(name in said or name in absent or name.startswith(HUMAN) for name in counting):
                 continue

@@ -36,9 +36,9 @@ class Spec(BaseModel):
     contestants: tuple[dict[str, Any], ...]
     """As seated, by name."""
     endpoints: tuple[dict[str, Any], ...] = ()
-    """Where the contestants are asked; without keys."""
+    """Where contestants and judges are asked; without keys."""
     judges: tuple[dict[str, Any], ...] = ()
-    """Every judge that was ever seated; those of the last sitting are named in the settings."""
+    """Every judge that was ever seated."""
     panels: tuple[dict[str, Any], ...] = ()
     settings: dict[str, Any] = {}
     """As given on the command line and in files; `--config spec.json` feeds them back."""

@@ -397,6 +397,15 @@ def test_a_run_stops_after_its_hours(play: Play, tmp_path: Path) -> None:
         assert 0 < runs.load(result.folder).turns.collect().height < 2000
 
 
+def test_why_an_answer_ended_is_bounded_and_can_be_stored() -> None:
+    from arena.client import Client
+
+    body = {"choices": [{"message": {"content": "Yes."}, "finish_reason": "\ud800\x00" + 1000 * "x"}]}
+    client = Client(Endpoint(name="e", base_url=("http://127.0.0.1:9/v1",)))
+    finish = client.read(200, body).finish
+    assert finish is not None and len(finish) <= 50 and finish.encode()
+
+
 def test_an_interrupt_does_not_wait_for_a_pause_of_minutes(tmp_path: Path) -> None:
     faults = '[[faults]]\nkind = "rate_retry_after"\nrequests = [30]\nretry_after = 600\n'
     with endpoint(tmp_path, faults, latency=0.02) as url:

@@ -177,6 +177,40 @@ def test_a_quota_that_ends_leaves_votes_owed(play: Play, tmp_path: Path) -> None
     assert tables.votes.filter(judge="a").collect().height == 24 and not tables.failures.collect().height
 
 
+def test_an_outage_leaves_votes_owed_and_a_question_of_its_own_fault_is_invalid(play: Play, tmp_path: Path) -> None:
+    entries = tmp_path / "r.toml"
+    (tmp_path / "f.toml").write_text('[[faults]]\nkind = "error_503"\nevery = 1\n')
+    with served(faults=tmp_path / "f.toml") as url:
+        result = play(roster=roster(entries, "a, here, judge", here=url), judges=["a"], limit=6)
+    tables = runs.load(result.folder)
+    assert not result.sealed and "server" in result.progress.absent["a"] and not tables.votes.collect().height
+    (tmp_path / "f.toml").write_text('[[faults]]\nkind = "error_500_forever"\nrequests = [7]\n')
+    with served(faults=tmp_path / "f.toml", latency=0.02) as url:
+        words = ["--resume", str(result.folder), "--roster", str(roster(entries, "a, here, judge", here=url))]
+        assert main([*words, "--concurrency", "4"]) == 0
+    tables = runs.load(result.folder)
+    votes, failures = tables.votes.collect(), tables.failures.collect()
+    assert votes.height == 12 and votes.filter(winner="invalid").height == 1
+    assert failures["kind"].to_list() == ["server"] and failures["attempts"][0] > 1
+
+
+def test_a_dropped_judge_can_be_asked_again_without_its_roster(play: Play, tmp_path: Path) -> None:
+    with served() as url:
+        entries = roster(tmp_path / "r.toml", "a, here, judge", "b, here, judge?noise=0.1", here=url)
+        stopped = play(roster=entries, judges=["a", "b"], limit=4, max_hours=1e-9)
+        assert main(["--resume", str(stopped.folder), "--judges", "rules", "--max-hours", "1"]) == 0
+        assert judge(Settings(from_run=str(stopped.folder), judges=["a"])).finished
+        assert runs.load(stopped.folder).verdicts.filter(judge="a").collect().height == 4
+
+
+def test_a_limit_on_cost_is_not_met_by_what_is_merely_held_back(play: Play, tmp_path: Path) -> None:
+    with served(latency=0.005) as url:
+        entries = roster(tmp_path / "r.toml", "a, here, judge", here=url)
+        folder = play(limit=24).folder
+        result = judge(Settings(from_run=str(folder), judges=["a"], roster=entries, max_cost=0.5))
+    assert result.finished and 0.1 < calls(folder)["cost_usd"].sum() < 0.5
+
+
 def test_judging_again_with_a_third_judge_asks_the_third_alone(play: Play, tmp_path: Path) -> None:
     with served() as url:
         entries = roster(tmp_path / "r.toml", "a, here, judge", "b, here, judge?noise=0.2", here=url)

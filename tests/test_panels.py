@@ -149,7 +149,7 @@ def test_a_panel_under_another_meaning_is_refused(play: Play, tmp_path: Path) ->
     entries = roster(tmp_path / "r.toml", "a", "b", judges=PANEL)
     folder = play(roster=entries, limit=2, judges=["bench"]).folder
     entries.write_text(entries.read_text() + "quorum = 3\n")
-    with pytest.raises(InputError, match="another panel 'bench'; give this one a new name"):
+    with pytest.raises(InputError, match="another panel 'bench', with another quorum; give"):
         judge(Settings(from_run=str(folder), judges=["bench"], roster=entries))
 
 
@@ -166,6 +166,54 @@ def test_a_panel_that_cannot_be(line: str, message: str, tmp_path: Path, capsys:
     entries = roster(tmp_path / "r.toml", "a", "b", judges=PANEL + line)
     assert message in refused(capsys, "--roster", entries, "--judges", "bench", "--out", tmp_path / "out", command=main)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "names", "message"),
+    [
+        (PANEL.replace('"bench"', '"rules"'), "rules", "'rules' is the name of a panel and of a judge"),
+        (PANEL.replace('"two"', '"one@2"'), "one@2", "what a judge is called on the first turns of a debate"),
+        (PANEL.replace('"two"', '"human:bob"'), "one", "the name of a person"),
+        (PANEL.replace('"bench"', '"human:bob"'), "one", "the name of a person"),
+        (PANEL + '[[panels]]\nname = "all"\nmembers = ["bench", "one"]', "all", "panel 'bench' is a member of a panel"),
+        (PANEL, "human:ann", "python -m judges.human --name ann"),
+        (PANEL, "nobody", "expected bench, llm, one, pairrm, rules, scripted, three, two or module:Class"),
+    ],
+)
+def test_names_that_would_be_taken_for_others(
+    entry: str, names: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from arena.run import main
+
+    entries = roster(tmp_path / "r.toml", "a", "b", judges=entry)
+    line = refused(capsys, "--roster", entries, "--judges", names, "--out", tmp_path / "out", command=main)
+    assert message in line and not (tmp_path / "out").exists()
+
+
+def test_a_panel_cannot_take_the_name_of_a_judge_that_has_verdicts(play: Play, tmp_path: Path) -> None:
+    folder = play(roster=roster(tmp_path / "r.toml", "a", "b", judges=PANEL), limit=2, judges=["one"]).folder
+    entries = roster(tmp_path / "s.toml", "a", "b", judges=PANEL.replace('"one"', '"four"').replace('"bench"', '"one"'))
+    with pytest.raises(InputError, match="'one' is the name of a panel and of a judge"):
+        judge(Settings(from_run=str(folder), judges=["one"], roster=entries))
+
+
+def test_a_panel_of_persons_says_nothing_before_one_has_voted(play: Play, tmp_path: Path) -> None:
+    people = '[[panels]]\nname = "people"\nmembers = ["human:ann", "human:bob"]\n'
+    folder = play(
+        roster=roster(tmp_path / "r.toml", "a", "b", judges=people), limit=2, judges=["people", "rules"]
+    ).folder
+    assert set(runs.load(folder).verdicts.collect()["judge"]) == {"rules"}
+
+
+def test_a_judge_that_raised_once_does_not_spoil_what_comes_later(
+    play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = roster(tmp_path / "r.toml", "a", "b", judges=PANEL)
+    folder = play(limit=2).folder
+    words = ["--from-run", str(folder), "--roster", str(entries), "--judges"]
+    assert judge_main([*words, "three"]) == 1
+    assert "judge 'three' raised on 2 votes" in capsys.readouterr().err
+    assert judge_main([*words, "two"]) == 0
 
 
 def test_judging_again_needs_judges_that_are_known(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
