@@ -427,7 +427,7 @@ def test_a_killed_screen_goes_on_and_asks_nothing_twice(tmp_path: Path, capsys: 
 def test_a_screen_stops_when_its_money_is_spent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with endpoint(tmp_path) as url:
         roster(tmp_path, url, fair="judge")
-        folder = screened(tmp_path, "--judges", "fair", "--limit", 20, "--max-cost", 0.1, code=1)
+        folder = screened(tmp_path, "--judges", "fair", "--limit", 20, "--max-cost", 0.06, code=1)
         error = capsys.readouterr().err
         assert f"go on with: python -m arena.screen --resume {folder}" in error and "USD are spent" in error
         assert 0 < runs.load(folder).votes.collect().height < 200

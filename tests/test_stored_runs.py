@@ -132,7 +132,7 @@ def test_another_judge_under_the_same_name_is_refused(play: Play, tmp_path: Path
     entries = roster(tmp_path / "r.toml", "ash", "birch", judges=judges)
     folder = unfinished(play, roster=entries, judges=["s"], limit=4)
     roster(tmp_path / "r.toml", "ash", "birch", judges=judges.replace("3", "1"))
-    with pytest.raises(InputError, match="another judge 's', with other settings"):
+    with pytest.raises(InputError, match="another judge 's', with another samples"):
         run(Settings(resume=str(folder), roster=entries, judges=["s"]))
 
 
