@@ -12,7 +12,8 @@ is drawn from the debate's seed, so every judge, order and sample sees the same 
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
+from itertools import count, islice
+from math import gcd
 
 from runs.records import Debate, content_id, content_seed
 from topics import Side
@@ -21,6 +22,8 @@ NAMES = (
     "Alder", "Ashby", "Blake", "Briar", "Carey", "Corin", "Darcy", "Ellis", "Emery", "Finley", "Gale", "Harper",
     "Jules", "Kerry", "Lane", "Marlow", "Noel", "Oakley", "Perry", "Quinn", "Reese", "Rowan", "Sage", "Tatum",
 )  # fmt: skip
+STEPS = tuple(step for step in range(len(NAMES)) if gcd(step, len(NAMES)) == 1)
+"""Ways through all names, so that those are looked for alone that are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +50,12 @@ class Transcript:
 def _names(debate: Debate, said: str) -> dict[Side, str]:
     """Two names that are neither mentioned nor borne; where too few are left, any two."""
     place = content_seed("names", debate.match.seed, debate.id)
+    step = STEPS[place // len(NAMES) % len(STEPS)]
+    drawn = [NAMES[(place + step * n) % len(NAMES)] for n in range(len(NAMES))]
     borne = f"{debate.match.for_contestant}\n{debate.match.against_contestant}".casefold()
-    free = [name for name in NAMES if name.casefold() not in said and name.casefold() not in borne]
-    known = free if len(free) > 1 else list(NAMES)
-    first = known.pop(place % len(known))
-    return {"for": first, "against": known[(place // len(NAMES)) % len(known)]}
+    free = (name for name in drawn if name.casefold() not in said and name.casefold() not in borne)
+    first, second = [*islice(free, 2), *drawn][:2]
+    return {"for": first, "against": second if second != first else drawn[1]}
 
 
 def _nonce(debate: Debate, said: str) -> str:
