@@ -147,10 +147,11 @@ def words(text: str) -> Words:
 def _hear(turn: Turn, key: Key) -> Heard:
     lower = turn.text.lower()
     said = frozenset(_WORD.findall(lower))
-    return Heard(turn, lower, said, [i for i, claim in enumerate(key.claims[turn.side]) if _stands(claim, said)])
+    return Heard(turn, lower, said, [i for i, claim in enumerate(key.claims[turn.side]) if stands(claim, said)])
 
 
-def _stands(clause: Words, said: Words) -> bool:
+def stands(clause: Words, said: Words) -> bool:
+    """Whether a clause counts as said: `MADE` of its words are among those that were."""
     return bool(clause) and len(clause & said) >= MADE * len(clause)
 
 
@@ -168,7 +169,7 @@ def _structure(own: Sequence[Heard]) -> float:
 def _support(own: Sequence[Heard], key: Key, side: Side) -> float:
     if not key.claims[side]:
         return _mean(bool(_SUPPORTED.search(sentence)) for h in own for sentence in _sentences(h.turn.text))
-    return _mean(_stands(key.reasons[side][point], h.words) for h in own for point in h.made)
+    return _mean(stands(key.reasons[side][point], h.words) for h in own for point in h.made)
 
 
 def _background(own: Sequence[Heard], key: Key) -> float:
@@ -180,7 +181,7 @@ def _rebuttal(pairs: Sequence[tuple[Heard, Heard]], key: Key, side: Side) -> flo
     theirs = key.claims[opposite(side)]
     if not theirs:
         return _mean(bool(_runs(before.turn.text) & _runs(h.turn.text)) for before, h in pairs)
-    return _mean(any(_stands(theirs[point], h.words) for point in before.made) for before, h in pairs)
+    return _mean(any(stands(theirs[point], h.words) for point in before.made) for before, h in pairs)
 
 
 def _freshness(own: Sequence[Heard]) -> float:

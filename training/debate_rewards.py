@@ -12,7 +12,7 @@ apply to a prompt at all (there is nothing to answer) is the same for its whole 
 
 from collections.abc import Iterable, Mapping
 
-from judges.rules import MADE, Words, key_of, words
+from judges.rules import key_of, stands, words
 from topics import Side, Topic, opposite
 from training.rewards import Items, item, length
 
@@ -46,13 +46,9 @@ def answered(topic: Topic, side: Side, heard: str, text: str) -> Items:
     if not theirs:
         raise ValueError(f"topic {topic.topic_id!r} has no points, so none can be answered; leave out this reward")
     said, reply = words(heard), words(text)
-    made = [claim for claim in theirs if _stands(claim, said)]
-    share = sum(_stands(claim, reply) for claim in made) / len(made) if made else 1.0
+    made = [claim for claim in theirs if stands(claim, said)]
+    share = sum(stands(claim, reply) for claim in made) / len(made) if made else 1.0
     return (item("opponent's points answered", share),)
-
-
-def _stands(clause: Words, said: Words) -> bool:
-    return bool(clause) and len(clause & said) >= MADE * len(clause)
 
 
 def budget(text: str, most: int) -> Items:

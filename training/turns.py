@@ -29,7 +29,7 @@ import polars as pl
 from arena.prompting import Message
 from arena.speech import sentence_ends, visible, within
 from judges.rubric import Item
-from judges.rules import MADE, Words, key_of, words
+from judges.rules import MADE, key_of, stands, words
 from runs.adapters import Context
 from runs.spec import Spec
 from topics import Side, Topic, opposite
@@ -152,7 +152,7 @@ def _rubric(spoken: Spoken) -> Items:
     context, key = spoken.context, key_of(spoken.context.topic)
     said, sentences = words(spoken.text), _sentences(spoken.text)
     claims = dict(zip((p.claim for p in context.topic.points[context.side]), key.claims[context.side], strict=True))
-    scores = {Item(text=claim): float(_stands(clause, said)) for claim, clause in claims.items()}
+    scores = {Item(text=claim): float(stands(clause, said)) for claim, clause in claims.items()}
     reasons = sum(bool(_REASON.search(sentence)) for sentence in sentences)
     scores |= {
         TO_THE_MOTION: min(1.0, len(key.motion & said) / max(1.0, MADE * len(key.motion))),
@@ -160,10 +160,6 @@ def _rubric(spoken: Spoken) -> Items:
         SAYS_TWICE: 1 - len(set(sentences)) / max(1, len(sentences)),
     }
     return tuple(item(of.text, score, positive=of.positive) for of, score in scores.items())
-
-
-def _stands(clause: Words, said: Words) -> bool:
-    return bool(clause) and len(clause & said) >= MADE * len(clause)
 
 
 def _answered(spoken: Spoken) -> Items:
