@@ -33,7 +33,7 @@ from arena.cases import Material, fill, material
 from arena.engine import Engine
 from arena.line import Lines
 from arena.progress import Progress
-from arena.run import Count, drive, report_raised, say_why, stored_roster
+from arena.run import Count, drive, report_raised, say_why
 from judges import Judge
 from judges.report_card import card, gates
 from runs import NEWEST, OUT, Run
@@ -165,7 +165,7 @@ def _judge(settings: Settings, source: Spec) -> tuple[dict[str, Any], tuple[dict
     """The judge's entry, asked in both orders and twice where its kind can be told so, and its endpoint's."""
     if not settings.judge:
         raise InputError("no judge named; expected --judge with a name from the roster, rules, or module:Class")
-    roster = rosters.load(settings.roster) if settings.roster else stored_roster(source)
+    roster = rosters.load(settings.roster) if settings.roster else rosters.stored_roster(source)
     (entry, *_), panels = benches.named([settings.judge], roster.judges, roster.panels)
     if panels:
         raise InputError(

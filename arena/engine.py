@@ -28,7 +28,7 @@ from arena.progress import Progress
 from arena.speech import hear
 from runs import Run
 from runs.journal import StorageError
-from runs.records import Call, Debate, DebateRow, Failure, Match, Slot, Speech, Status, Turn, slots_for
+from runs.records import Call, Debate, DebateRow, Failure, Match, Slot, Speech, Status, Turn
 
 LEAST = 10
 """Debates that a contestant must have begun before its share of failures is looked at: of those, since debates that
@@ -176,9 +176,7 @@ class Engine:
 
     def _debate(self, match: Match) -> Debate:
         """A debate with what its journal holds of it."""
-        turns = self.run.journal.turns(match.debate_id) if match.debate_id in self._begun else ()
-        slots = slots_for(self.run.spec.format, match.opener)
-        return Debate(match=match, topic=self.run.topics[match.topic_id], slots=slots, turns=turns)
+        return self.run.debate(match, begun=match.debate_id in self._begun)
 
     def _row(self, debate: Debate) -> DebateRow:
         match = debate.match

@@ -25,10 +25,10 @@ from arena import roster as rosters
 from arena.batch import DEBATES, Batches, refuse_sent
 from arena.engine import Engine
 from arena.progress import Progress
-from arena.run import Count, drive, report_raised, say_why, stored_roster
+from arena.run import Count, drive, report_raised, say_why
 from runs import NEWEST, OUT, Run
 from runs.journal import StorageError
-from runs.records import Debate, Match, slots_for
+from runs.records import Match
 from runs.settings import Command, parse
 from runs.spec import Spec
 from runs.tables import is_sealed
@@ -70,7 +70,7 @@ class Result:
 
 def reseated(stored: Spec, settings: Settings) -> tuple[Spec, Spec]:
     """The spec of this sitting, and the one that the run keeps: every judge that it ever seated."""
-    roster = rosters.load(settings.roster) if settings.roster else stored_roster(stored)
+    roster = rosters.load(settings.roster) if settings.roster else rosters.stored_roster(stored)
     changes = rosters.judging(roster, settings.judges, stored=stored)
     before = stored.settings.get("judges") or ["rules"]
     names = list(dict.fromkeys([*before, *settings.judges]))
@@ -127,19 +127,6 @@ def again(folder: Path, settings: Settings) -> str:
     return shlex.join(["python", "-m", "arena.judge", *words, *(["--batch"] if settings.batch else [])])
 
 
-def debates(held: Run, matches: Sequence[Match]) -> list[Debate]:
-    """Stored debates, with what was said."""
-    return [
-        Debate(
-            match=match,
-            topic=held.topics[match.topic_id],
-            slots=slots_for(held.spec.format, match.opener),
-            turns=held.journal.turns(match.debate_id),
-        )
-        for match in matches
-    ]
-
-
 @command
 def main(argv: list[str] | None = None) -> int:
     """The command line; see `--help`."""
@@ -173,7 +160,9 @@ def _dry_run(settings: Settings) -> int:
             for judge in benches.bench(sitting, None).judges
         }
         print(f"{len(matches):,} complete debates of {folder}")
-        sample = {name: (len(found), debates(held, found[: plan.SAMPLE])) for name, found in owed.items()}
+        sample = {
+            name: (len(found), [held.debate(match) for match in found[: plan.SAMPLE]]) for name, found in owed.items()
+        }
         for line in plan.judged(sitting, sample, in_batches=settings.batch):
             print(line)
     print("nothing was sent. To judge: the same without --dry-run")

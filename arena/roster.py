@@ -27,7 +27,7 @@ from arena.remote import Remote
 from arena.simulated import Simulated
 from judges import kinds
 from runs.panels import Panel
-from runs.settings import read_toml
+from runs.settings import explain, read_toml
 from runs.spec import Spec
 from topics.errors import InputError, near
 
@@ -106,7 +106,7 @@ def judging(
 
     Refuses another judge, or panel, under a name that may have verdicts.
     """
-    held = _valid_judges(stored) if stored else Roster()
+    held = stored_roster(stored) if stored else Roster()
     entries, panels = bench.named(names, (*held.judges, *roster.judges), (*held.panels, *roster.panels))
     endpoints = {endpoint.name: endpoint for endpoint in (*held.endpoints, *roster.endpoints)}
     judges = [entry.resolved(endpoints) for entry in entries]
@@ -124,10 +124,13 @@ def judging(
     return found | {"endpoints": tuple((known | needed).values())}
 
 
-def _valid_judges(stored: Spec) -> Roster:
-    """The judges, panels and endpoints of a run, as a roster."""
-    names = ("endpoints", "judges", "panels")
-    return Roster.model_validate({name: getattr(stored, name) for name in names})
+def stored_roster(stored: Spec) -> Roster:
+    """Whom a run knows, as a roster, checked again: its spec.json may have been changed by hand."""
+    names = ("contestants", "endpoints", "judges", "panels")
+    try:
+        return Roster.model_validate({name: getattr(stored, name) for name in names})
+    except ValidationError as error:
+        raise InputError(f"the run's spec.json cannot be used: {explain(error)}") from None
 
 
 def resolved(entry: Contestants, endpoints: Sequence[Endpoint], out: Path) -> dict[str, Any]:

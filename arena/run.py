@@ -32,7 +32,7 @@ from arena.batch import refuse_sent
 from arena.engine import Engine
 from arena.line import Lines
 from arena.progress import Progress, shown
-from arena.roster import Roster, Seats
+from arena.roster import Seats
 from arena.schedule import schedule
 from runs import NEWEST, OUT, Run
 from runs.journal import StorageError
@@ -112,7 +112,7 @@ def resolve(settings: Settings, stored: Spec | None = None, out: Path | None = N
     if stored is not None:
         stated = stored.settings | stated
         settings = _valid(Settings, stated)
-    roster = rosters.load(settings.roster) if stored is None or "roster" in given else stored_roster(stored)
+    roster = rosters.load(settings.roster) if stored is None or "roster" in given else rosters.stored_roster(stored)
     topics = catalogue.load(settings.topics) if stored is None or "topics" in given else []
     slots = formats.load(settings.format) if stored is None or "format" in given else stored.format
     seated = rosters.seated(roster, settings.contestants)
@@ -128,12 +128,6 @@ def resolve(settings: Settings, stored: Spec | None = None, out: Path | None = N
         **rosters.judging(roster, settings.judges, seated=seated, stored=stored),
     )
     return spec, topics
-
-
-def stored_roster(stored: Spec) -> Roster:
-    """Whom a run knows, as a roster."""
-    names = ("contestants", "endpoints", "judges", "panels")
-    return _valid(Roster, {name: getattr(stored, name) for name in names})
 
 
 M = TypeVar("M", bound=BaseModel)

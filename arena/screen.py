@@ -39,7 +39,7 @@ from arena.bench import JudgeEntry
 from arena.engine import Engine
 from arena.progress import Progress
 from arena.roster import Roster, Seats
-from arena.run import Count, drive, say_why, stored_roster
+from arena.run import Count, drive, say_why
 from judges.screening import ALL, LEAST, ORDERS, SAMPLES, answers, flagged, priors, table
 from runs import NEWEST, OUT, Run
 from runs.files import replace_text
@@ -142,7 +142,7 @@ def planned(settings: Settings, stored: Spec | None = None) -> tuple[Spec, list[
         except ValidationError as error:
             raise InputError(f"the screen's spec.json cannot be used: {explain(error)}") from None
     anew = stored is None or given & {"topics", "limit"}
-    roster = rosters.load(settings.roster) if stored is None or "roster" in given else stored_roster(stored)
+    roster = rosters.load(settings.roster) if stored is None or "roster" in given else rosters.stored_roster(stored)
     topics = catalogue.load(settings.topics)[: settings.limit] if anew else []
     if not any(settings.judges):
         raise InputError(f"no judges named; expected --judges with names of the roster: {_who(roster)}")

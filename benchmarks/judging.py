@@ -93,7 +93,7 @@ def bare(folder: str, path: str) -> dict[str, Any]:
     with Run.resume(Path(folder)) as held:
         spec, _ = judging.reseated(held.spec, judging.Settings(judges=["a"], roster=Path(path)))
         (seated,) = benches.bench(spec, None).judges
-        debates = judging.debates(held, list(held.journal.complete())[: SAMPLE // 2])
+        debates = [held.debate(match) for match in list(held.journal.complete())[: SAMPLE // 2]]
     entry = next(entry for entry in spec.judges if entry["name"] == "a")
     url = next(e["base_url"][0] for e in spec.endpoints if e["name"] == "e")
     prompts = [

@@ -33,7 +33,7 @@ from judges.transcript import Transcript
 from runs import NEWEST, OUT, Run, find, tables
 from runs.journal import StorageError
 from runs.panels import HUMAN, Kin, Panel, Tally
-from runs.records import Debate, Match, Record, Vote, Winner, content_id, slots_for
+from runs.records import Debate, Match, Record, Vote, Winner, content_id
 from runs.schema import TABLES
 from runs.settings import Command, parse
 from runs.verdicts import from_votes
@@ -92,7 +92,7 @@ def write(run: Run, person: str, path: Path, *, limit: int = 50, seed: int = 0) 
     left = [match for match in draw(run.journal.complete(), seed) if match.debate_id not in voted]
     if not left:
         raise InputError(f"{str(run.folder)!r} has no complete debate that {person!r} has not voted on")
-    debates = _debates(run, left[:limit])
+    debates = {match.debate_id: run.debate(match) for match in left[:limit]}
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, quoting=csv.QUOTE_ALL, restval="")
     writer.writeheader()
@@ -136,7 +136,7 @@ def read(run: Run, person: str, path: Path) -> Count:
     """
     judge, rows = name_of(person), list(_rows(path))
     ballots = {row.get("ballot") for _, row in rows}
-    debates = _debates(run, (match for match in run.journal.complete() if match.debate_id in ballots))
+    debates = {m.debate_id: run.debate(m) for m in run.journal.complete() if m.debate_id in ballots}
     stored = _votes(run, judge)
     votes: dict[str, Vote | None] = {}
     wrong: list[str] = []
@@ -235,19 +235,6 @@ def _votes(run: Run, judge: str) -> dict[str, tuple[str, float | None, str]]:
     votes = tables.scan_journal(run.folder, TABLES["votes"]).filter(judge=judge)
     rows = votes.select("debate_id", "winner", "confidence", "rationale").collect().rows()
     return {debate_id: (winner, confidence, rationale) for debate_id, winner, confidence, rationale in rows}
-
-
-def _debates(run: Run, matches: Iterable[Match]) -> dict[str, Debate]:
-    """Complete debates, by id."""
-    return {
-        match.debate_id: Debate(
-            match=match,
-            topic=run.topics[match.topic_id],
-            slots=slots_for(run.spec.format, match.opener),
-            turns=run.journal.turns(match.debate_id),
-        )
-        for match in matches
-    }
 
 
 def _digest(debate: Debate) -> str:

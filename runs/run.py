@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from runs import journal, spec, tables
 from runs.journal import Journal
+from runs.records import Debate, Match, slots_for
 from runs.schema import TABLES
 from runs.spec import Spec
 from topics import Topic
@@ -86,6 +87,12 @@ class Run:
             assert spec.digest == self.spec.digest
             spec.save(self.folder)
             self.spec = spec
+
+    def debate(self, match: Match, *, begun: bool = True) -> Debate:
+        """A debate with what its journal holds of it, without what is private."""
+        turns = self.journal.turns(match.debate_id) if begun else ()
+        slots = slots_for(self.spec.format, match.opener)
+        return Debate(match=match, topic=self.topics[match.topic_id], slots=slots, turns=turns)
 
     def seal(self) -> dict[str, Any]:
         """Write the tables and, last, the manifest; returns what the manifest holds."""
