@@ -124,19 +124,18 @@ class Asker:
         self.asking = asking
         self.line = line
         self.book = book
-        self._structured = structured is not False
-        self._may_refuse = structured is None
+        self.structured = structured
 
     async def __call__(self, question: Question) -> Heard:
         """The answer; raises `NoReply` or `NotNow`."""
-        held = self._structured and question.schema is not None
+        held = self.structured is not False and question.schema is not None
         try:
             return await self._heard(question, held=held)
         except NoReply as error:
-            if error.kind != "refused" or not held or not self._may_refuse:
+            if error.kind != "refused" or not held or self.structured:
                 raise
         reply = await self._heard(question, held=False)
-        self._structured = False  # it was the schema that was refused
+        self.structured = False  # it was the schema that was refused
         return reply
 
     async def _heard(self, question: Question, *, held: bool) -> Heard:
@@ -157,7 +156,8 @@ class Asker:
         except NoAnswer as error:
             self._booked(question, error.cost, None)
             raise NotNow(str(error), everybody=isinstance(error, OutOfBudget)) from None
-        self._may_refuse &= not held  # one that was answered so can do it
+        if held and self.structured is None:
+            self.structured = True  # one that was answered so can do it
         call_id = self._booked(question, answer.cost, answer.reply.finish)
         return Heard(text=visible(answer.reply.text), call_id=call_id)
 

@@ -59,8 +59,9 @@ class Prompt:
 class PrefixCache:
     """Which beginnings of prompts a server still has at hand, by model, the least recently used ones forgotten.
 
-    Whole messages count, and of those whole blocks. How far a message that is new begins like one that is known does
-    not count, nor do a prompt's own 3 tokens: some of its end is always read anew, as in a real server.
+    Whole messages count, and the last one up to its last blank line (`prompt_of`), and of those whole blocks. How far
+    else a message that is new begins like one that is known does not count, nor do a prompt's own 3 tokens: some of its
+    end is always read anew, as in a real server.
     """
 
     def __init__(self, block: int, most: int = MOST_MESSAGES) -> None:
