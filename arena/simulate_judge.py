@@ -2,7 +2,8 @@
 
 What they are for: to see whether a calibration finds a bias that is there, and none where there is none. A prompt of
 the LLM judge (`judges/llm.py`), to whatever model, is answered with a vote; dials in the model's name say how it comes
-about (`arena/simulate_dials.py`), what a debate shows is read by `arena/simulate_reading.py`:
+about (`arena/simulate_dials.py`), what a debate shows is read by `arena/simulate_reading.py`; one of a screen or of the
+rubric judge is answered as that is asked:
 
     judge                                         the truth, always
     judge?position=0.1&noise=0.2                  now and then something else
@@ -15,11 +16,14 @@ nor on a second request, so that neither a repair nor a fresh sample mends it.
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 from arena.simulate_dials import Dials, Facts, chances, dials, mixture, planted, verdict
 from arena.simulate_reading import Seen, pleads, see, truth
 from arena.simulated import Draw
+from judges.answers import wording
+from judges.rules import words
 from runs.records import content_id
 from topics import SIDES, Side, opposite
 
@@ -160,5 +164,63 @@ def view(model: str, system: str, shown: str, seed: int) -> str | None:
     return json.dumps({"reason": f"By what is known, {said['winner']}.", **said})
 
 
-_ANSWERS: tuple[Callable[[str, str, str, int], str | None], ...] = (vote, view)
+# ── scoring by a rubric ──────────────────────────────────────────────────────────────────────────
+
+MOST_LUCK = 2
+"""Points of the ten that come from no word."""
+
+
+def scores(model: str, system: str, shown: str, seed: int) -> str | None:
+    """What the rubric judge (`judges/rubric.py`) is told of a text; None where nobody asks. An item scores higher, the
+    more of its longer words stand in the text; what is added to that is drawn from model, item and text alone."""
+    if (items := _items(system)) is None or (found := _scored_text().fullmatch(shown)) is None:
+        return None
+    said = words(found["text"])
+    told = {str(n): _score(model, item, found["text"], said) for n, item in enumerate(items, 1)}
+    garbled = Draw("invalid", content_id(model, system, shown))
+    if garbled.below(CERTAIN) < dials(model).invalid * CERTAIN:
+        return _MISSCORED[garbled.below(len(_MISSCORED))](told)
+    return json.dumps({"items": told})
+
+
+def _score(model: str, item: str, text: str, said: frozenset[str]) -> dict[str, Any]:
+    sought = words(item)
+    stand, luck = len(sought & said), Draw("score", model, item, text).below(MOST_LUCK + 1)
+    score = luck + (10 - MOST_LUCK) * stand // max(1, len(sought))
+    return {"reason": f"Of the item's {len(sought)} longer words, {stand} stand in the text.", "score": score}
+
+
+@lru_cache(maxsize=1024)
+def _items(system: str) -> tuple[str, ...] | None:
+    """The items that a system message lists, if it is the rubric judge's."""
+    before, after = wording("rubric").split("{items}")
+    if not (system.startswith(before) and system.endswith(after)):
+        return None
+    listed = [line.partition(". ") for line in system[len(before) : len(system) - len(after)].split("\n")]
+    numbered = all(number == str(n) and item for n, (number, _, item) in enumerate(listed, 1))
+    return tuple(item for _, _, item in listed) if numbered else None
+
+
+@cache
+def _scored_text() -> re.Pattern[str]:
+    """The rubric judge's user message."""
+    form = re.escape(wording("text"))
+    for name, part in {"nonce": "[0-9a-f]{16}", "prompt": ".*", "text": ".*"}.items():
+        slot = re.escape(f"{{{name}}}")
+        form = form.replace(slot, f"(?P<{name}>{part})", 1).replace(slot, f"(?P={name})")
+    return re.compile(form, re.DOTALL)
+
+
+_MISSCORED: tuple[Callable[[dict[str, Any]], str], ...] = (
+    lambda told: json.dumps({"items": told})[:-2],
+    lambda told: "I am sorry, but I cannot score this text.",
+    lambda told: json.dumps({"items": dict(list(told.items())[1:])}),
+    lambda told: json.dumps({"items": told | {"0": {"reason": "There is more to it.", "score": 5}}}),
+    lambda told: json.dumps({"items": {number: one | {"score": 11} for number, one in told.items()}}),
+    lambda told: json.dumps({"items": {number: one["score"] for number, one in told.items()}}),
+)
+"""Replies that no reader may take for scores."""
+
+
+_ANSWERS: tuple[Callable[[str, str, str, int], str | None], ...] = (vote, view, scores)
 """Each is given a model's name, the first two messages and the seed; None says that the question is not its own."""

@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import openai
 import pytest
 from conftest import Play, refused
+from hypothesis import given
+from hypothesis import strategies as st
 from test_simulate import ask, asking, debate, endpoint, is_good, stats, text_of
 
 import runs
@@ -21,11 +23,12 @@ import topics
 from arena.prompting import messages as seat_messages
 from arena.simulate import main
 from arena.simulate_dials import Dials, Facts, chances, dials, planted, verdict
-from arena.simulate_judge import _GARBLED, answer, mark
+from arena.simulate_judge import _GARBLED, _MISSCORED, answer, mark
 from arena.simulate_reading import pleads, reasons, truth, turns_of
 from arena.speech import split_reasoning
-from judges import criteria
+from judges import criteria, rubric
 from judges.answers import Unreadable
+from judges.asking import Reply
 from judges.llm import messages, system
 from judges.reading import read, schema
 from judges.transcript import Transcript
@@ -289,6 +292,91 @@ def test_what_is_no_question_to_a_judge_is_not_answered_as_one() -> None:
     }
     for what, left in without.items():
         assert answer("judge", [first, {"role": "user", "content": left}], 1) is None, what
+
+
+# ── scoring by a rubric ──────────────────────────────────────────────────────────────────────────
+
+QUIET = rubric.Item(text="It says that trams make streets quiet.")
+CHEAP = rubric.Item(text="It holds buses cheaper because roads exist.")
+FLATTERS = rubric.Item(text="It flatters whoever reads.", positive=False)
+ITEMS = (QUIET, CHEAP, FLATTERS)
+TEXT = "Where trams run, make no mistake, streets turn quiet; that much this says."
+
+
+def scored(
+    model: str, text: str, items: Sequence[rubric.Item] = ITEMS, prompt: str = "Argue.", seed: int = 7
+) -> dict[str, float] | None:
+    """Points by item as the rubric judge reads them; None where they cannot be read."""
+    said = answer(model, rubric.messages(prompt, text, items), seed)
+    assert said is not None
+    try:
+        return {of.item.text: of.score for of in rubric.read(Reply(text=said), items).items}
+    except Unreadable:
+        return None
+
+
+@given(prompt=st.text(max_size=200), text=st.text(max_size=200), numbers=st.sets(st.integers(0, 99), min_size=1))
+def test_whatever_a_rubric_judge_asks_is_scored(prompt: str, text: str, numbers: set[int]) -> None:
+    items = [rubric.Item(text=f"1. It names {number}. [text | it]") for number in numbers]
+    assert scored("judge", text, items, prompt) is not None
+
+
+def test_an_item_scores_by_its_words_in_the_text() -> None:
+    for number in range(50):
+        found = scored("judge", f"{TEXT} {number}")
+        assert found is not None
+        assert found[QUIET.text] >= 0.8 and found[FLATTERS.text] <= 0.2, found
+    half = scored("judge", "Buses are cheaper, I hold.")
+    assert half is not None and 0.2 < half[CHEAP.text] < 0.8
+
+
+def test_a_score_depends_on_model_item_and_text_alone() -> None:
+    whole = scored("judge", TEXT)
+    assert whole is not None
+    for at in (ITEMS, ITEMS[::-1], ITEMS[1:], (FLATTERS, rubric.Item(text="It is new."))):
+        found = scored("judge", TEXT, at, prompt="Another task.", seed=len(at))
+        assert found is not None and all(whole.get(name, score) == score for name, score in found.items())
+    texts = [f"{TEXT} {number}" for number in range(50)]
+    assert len({(scored("judge", text) or {})[QUIET.text] for text in texts}) > 1
+    assert [scored("judge", text) for text in texts] != [scored("other", text) for text in texts]
+
+
+def test_scores_that_cannot_be_read_stay_so() -> None:
+    fates = Counter()
+    for number in range(300):
+        model, text = "judge?invalid=0.3", f"{TEXT} {number}"
+        first, asked = scored(model, text), rubric.messages("Argue.", text, ITEMS)
+        repair = [*asked, {"role": "assistant", "content": "{"}, {"role": "user", "content": "That cannot be used."}]
+        again = answer(model, repair, 5)
+        assert again is not None and scored(model, text, seed=99) == first
+        if first is None:
+            with pytest.raises(Unreadable):
+                rubric.read(Reply(text=again), ITEMS)
+        fates[first is None] += 1
+    assert near(fates[True], 300, 0.3)
+    told = {str(n): {"reason": "So it is.", "score": 5} for n in (1, 2, 3)}
+    rubric.read(Reply(text=json.dumps({"items": told})), ITEMS)
+    for garble in _MISSCORED:
+        with pytest.raises(Unreadable):
+            rubric.read(Reply(text=garble(told)), ITEMS)
+
+
+def test_what_a_rubric_judge_would_not_ask_is_not_scored() -> None:
+    first, second = rubric.messages("Argue.", TEXT, ITEMS)
+    system, shown = first["content"], second["content"]
+    assert answer("judge", [first, second], 1) is not None
+    nonce = shown[len("[task | ") :].partition("]")[0]
+    for other in (
+        "",
+        "Score this.",
+        system[1:],
+        system[:-1],
+        system.replace("2. ", "4. "),
+        system.replace(ITEMS[1].text, ""),
+    ):
+        assert answer("judge", [{"role": "system", "content": other}, second], 1) is None, other
+    for other in ("", TEXT, shown[1:], shown[:-1], shown.replace(nonce, "x"), shown.replace(nonce, "0" * 16, 1)):
+        assert answer("judge", [first, {"role": "user", "content": other}], 1) is None, other
 
 
 # ── the mixture ──────────────────────────────────────────────────────────────────────────────────
