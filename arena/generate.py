@@ -58,6 +58,10 @@ class Request:
     tokens: list[int] = field(default_factory=list)
     """The answer so far; at the end without the token that stopped it."""
     finish: Finish | None = None
+    end: int | None = None
+    """The token that stopped it."""
+    log_probs: list[float] | None = None
+    """Of the tokens that were drawn, where a server drew them and says so."""
     dropped: bool = False
     """Nobody waits for it any more; may be set from another thread at any time."""
 
@@ -99,7 +103,7 @@ def _add(row: Request, token: int, stops: Collection[int], done: Callable[[Reque
     if row.finish is not None or row.dropped:
         return
     if token in stops:
-        row.finish = "stop"
+        row.finish, row.end = "stop", token
     else:
         row.tokens.append(token)
         if len(row.tokens) >= row.most:
@@ -152,8 +156,10 @@ class Batch:
 
 
 def _adapters(model: Model, rows: Sequence[Request]) -> dict[str, Any]:
-    """The argument by which PEFT's wrapper takes an adapter for each row; none for a bare model."""
-    return {"adapter_names": [row.adapter for row in rows]} if hasattr(model, "peft_config") else {}
+    """The argument by which PEFT's wrapper takes an adapter for each row; none for a bare model, nor where all want the
+    active one, which is twice as fast."""
+    names = [row.adapter for row in rows]
+    return {} if not hasattr(model, "peft_config") or set(names) == {model.active_adapter} else {"adapter_names": names}
 
 
 def _prefilled(model: Model, rows: list[Request]) -> Batch | None:

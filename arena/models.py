@@ -178,12 +178,20 @@ def speech_ids(tokenizer: Tokenizer, messages: Sequence[Message], text: str) -> 
     return whole[len(prompt) :]
 
 
+def rendered(tokenizer: Tokenizer, messages: Sequence[Message]) -> str:
+    """The text of a prompt, up to where the answer begins."""
+    return str(_applied(tokenizer, tamed(tokenizer, messages), add_generation_prompt=True, tokenize=False))
+
+
 def _ids(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> list[int]:
+    return list(_applied(tokenizer, messages, return_dict=True, **options)["input_ids"])
+
+
+def _applied(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> Any:
     try:
-        rendered = tokenizer.apply_chat_template(list(messages), return_dict=True, **TEMPLATE, **options)
+        return tokenizer.apply_chat_template(list(messages), **TEMPLATE, **options)
     except Exception as error:  # jinja2's own errors: a template may refuse, say, a system message
         raise InputError(f"the chat template cannot render a debate's prompt: {one_line(str(error))}") from None
-    return list(rendered["input_ids"])
 
 
 def log_probs(model: Model, prompt: Sequence[int], speech: Sequence[int]) -> torch.Tensor:

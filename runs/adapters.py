@@ -143,6 +143,8 @@ class Adapter(_Stored):
     """The base was quantised (NF4, double quantisation) while it was trained, and is so when it plays."""
     pairs: str | None
     """Digest of the pair set."""
+    tasks: str | None = None
+    """Digest of what was spoken to, in GRPO."""
     run: str | None
     """The run it was trained from."""
     judge: str | None

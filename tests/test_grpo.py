@@ -13,7 +13,7 @@ import pytest
 from conftest import Play, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_judges import FULL, TOPIC
+from test_judges import FULL, debate
 
 torch = pytest.importorskip("torch")
 
@@ -22,9 +22,10 @@ import topics  # noqa: E402
 from arena import run as arena  # noqa: E402
 from runs import adapters, tables  # noqa: E402
 from runs.adapters import Adapter  # noqa: E402
-from training import grpo, sft  # noqa: E402
+from training import grpo, sft, sources  # noqa: E402
 from training.recipe import parse_training, table  # noqa: E402
 from training.rewards import Reward, Rewards, item  # noqa: E402
+from training.sources import of_turns  # noqa: E402
 from training.speeches import decided_speeches, held_back  # noqa: E402
 from training.turns import TurnContext, earned, turn_contexts  # noqa: E402
 
@@ -36,21 +37,35 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 
-TOPICS = [topic.topic_id for topic in topics.load("train")][:20]
-QUICK_SFT = ["--limit", "2000", "--rows", "16", "--check-every", "1000", "--held-back", "0.3"]
-QUICK = ["--limit", "96", "--check-every", "4", "--held-back", "0.3", "--max-perplexity", "1e9"]
+TOPICS = [topic.topic_id for topic in topics.load("train")][:12]
+QUICK_SFT = ["--limit", "960", "--rows", "16", "--check-every", "1000", "--held-back", "0.3"]
+QUICK = ["--limit", "48", "--group", "4", "--check-every", "3", "--checks", "24", "--held-back", "0.3"]
+QUICK += ["--guard.perplexity", "1e9", "--guard.words", "[0,10]"]
+"""Six steps."""
+SHORT = ["--limit", "16", "--checks", "8"]
+"""Two."""
 REWARDS = Rewards(weights={"rubric": 1.0, "answered": 0.25, "budget": 0.25, "format": 0.25}, scale=2.0)
 BEST = 3.5
-CONTEXT = TurnContext(topic=TOPIC, side="for", turn=3, words=40, heard=FULL["against"], messages=[])
+
+
+def stored(words: int) -> TurnContext:
+    """The third turn of a debate, of so many words, before it is spoken."""
+    played = debate("It is so.", FULL["against"], "")
+    slots = tuple(replace(slot, words=words) for slot in played.slots)
+    return TurnContext(debate=replace(played, slots=slots, turns=played.turns[:2]), turn=3, messages=[])
+
+
+CONTEXT = stored(40)
 
 
 # ── what a speech earns ──────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_reward_by_hand() -> None:
-    """One of two points; one of the motion's 8 longer words, of the 6 that are all; every sentence a reason."""
+    """One of two points, which weigh as much as two items; one of the motion's 8 longer words, of the 6 that are all;
+    every sentence a reason; no step marked, nobody taken up, no conclusion; and no sentence twice."""
     reward = earned(CONTEXT, FULL["for"], REWARDS)
-    assert reward.value == pytest.approx(2 * ((1 + 0 + 1 / 6 + 1 + 1) / 5 + 0.25 * (0 + 1 + 1)))
+    assert reward.value == pytest.approx(2 * ((1 + 0 + 1 / 6 + 1 + 0 + 0 + 0 + 1) / 8 + 0.25 * (0 + 1 + 1)))
     only = REWARDS.model_copy(update={"instance_rubrics_only": True})
     assert earned(CONTEXT, FULL["for"], only).value == pytest.approx(2 * (1 / 2 + 0.25 * (0 + 1 + 1)))
 
@@ -62,13 +77,16 @@ def test_what_each_rule_is_about() -> None:
         return value - other
 
     plain = FULL["for"]
-    assert gained(f"{plain} Quiet streets attract shops, since people linger.", plain) == pytest.approx(2 / 5)
+    assert gained(f"{plain} Quiet streets attract shops, since people linger.", plain) == pytest.approx(2 / 8)
     assert gained(f"Rails cannot follow changing demand? {plain}", plain) == pytest.approx(2 * 0.25)
-    assert gained(f"{plain} {plain}", plain) == pytest.approx(-2 * 0.5 / 5)
+    assert gained(f"First, {plain}", plain) == pytest.approx(2 * 0.5 / 8)
+    assert gained(f"My opponent is wrong. {plain}", plain) == pytest.approx(2 * 0.5 / 8)
+    assert gained(f"{plain} Therefore I say yes.", plain) == pytest.approx(2 / 8)
+    assert gained(f"{plain} {plain}", plain) == pytest.approx(-2 * 0.5 / 8)
     assert gained(f"# Case\n\n{plain}", plain) == pytest.approx(-2 * 0.25 / 2)
     assert gained(plain, plain, cut=True) == pytest.approx(-2 * 0.25 / 2)
     words = len(plain.split())
-    long = replace(CONTEXT, words=words // 2)  # one sentence, which is never trimmed
+    long = stored(words // 2)  # one sentence, which is never trimmed
     assert gained(plain, plain, long) == 0 and earned(long, plain, REWARDS).value == pytest.approx(
         earned(CONTEXT, plain, REWARDS).value - 2 * 0.25  # type: ignore[operator]
     )
@@ -85,29 +103,31 @@ def test_a_reward_lies_in_its_range_and_reasoning_earns_nothing(text: str, cut: 
         assert earned(CONTEXT, f"<think>{FULL['against']}</think>{text}", REWARDS, cut=cut).value == reward.value
 
 
+def test_in_the_first_turn_nobody_is_there_to_be_taken_up() -> None:
+    """Nor a point of the other side to be answered: what is left of the rubric is weighed alone."""
+    first = TurnContext(debate=replace(CONTEXT.debate, turns=()), turn=1, messages=[])
+    reward = earned(first, FULL["for"], REWARDS)
+    assert reward.value == pytest.approx(2 * ((1 + 0 + 1 / 6 + 1 + 0 + 0 + 1) / 7 + 0.25 * (1 + 1 + 1)))
+
+
 def test_what_no_rule_scores_is_an_error() -> None:
     with pytest.raises(ValueError, match="no rule scores 'margin'"):
         earned(CONTEXT, "Trams.", Rewards(weights={"margin": 1.0}))
 
 
 def test_a_reward_that_cannot_be_had_is_none_and_is_counted() -> None:
-    from training.draws import scorer
+    from training.draws import summary
 
-    def earn(context: TurnContext, answer: str, cut: bool) -> Reward:
-        if answer == "outage":
-            return Reward(value=None, components={"rubric": None})
-        return REWARDS.model_copy(update={"weights": {"rubric": 1.0}}).compose(
-            {"rubric": (item("short", float(len(answer) < 3)), item("cut", float(cut)), item("same", 1.0))}
-        )
+    def reward(short: float, cut: bool) -> Reward:
+        items = (item("short", short), item("cut", float(cut)), item("same", 1.0))
+        return Rewards(weights={"rubric": 1.0}, scale=2.0).compose({"rubric": items})
 
-    logged: dict[str, float] = {}
-    said = [[{"role": "assistant", "content": text}] for text in ("ab", "outage", "abcd", "ab")]
-    score = scorer([CONTEXT], earn, stops={9}, group=2)
-    ids = [[1, 9], [1, 9], [1, 9], [1, 2]]
-    rewards = score(said, ids, number=[0] * 4, log_metric=logged.__setitem__, prompts=[])
-    assert rewards == pytest.approx([4 / 3, None, 2 / 3, 2.0])
-    assert logged["unscored"] == 1 / 4 and logged["train_rubric"] == pytest.approx((2 / 3 + 1 / 3 + 1) / 3)
-    assert logged["dead_items"] == pytest.approx(1 / 3)
+    outage = Reward(value=None, components={"rubric": None})
+    rewards = [reward(1.0, False), outage, reward(0.0, False), reward(1.0, True)]
+    assert [one.value for one in rewards] == pytest.approx([4 / 3, None, 2 / 3, 2.0])
+    told = summary(rewards, 2)
+    assert told["unscored"] == 1 / 4 and told["train_rubric"] == pytest.approx((2 / 3 + 1 / 3 + 1) / 3)
+    assert told["dead_items"] == pytest.approx(1 / 3)
 
 
 def test_a_mean_and_its_interval_over_topics() -> None:
@@ -130,12 +150,15 @@ def test_turns_are_those_that_were_played(play: Play, context: Any) -> None:
     heard = decided_speeches(run, judge=None, chosen=["any"])
     contexts, lacking = turn_contexts(heard, context, set(heard.topics_heard), most=20, seed=1)
     assert len(contexts) == 20 and lacking == 0
-    assert {sum(c.topic.topic_id == topic for c in contexts) for topic in heard.topics_heard} == {4}
+    assert {sum(c.unit == topic for c in contexts) for topic in heard.topics_heard} == {4}
+    assert len({c.name for c in contexts}) == 20
     spoken = {(row["topic_id"], row["turn"], row["side"]): row for row in heard.speeches.to_dicts()}
     for one in contexts:
-        assert (one.topic.topic_id, one.turn, one.side) in spoken
+        assert (one.topic.topic_id, one.turn, one.slot.side) in spoken
+        assert [turn.turn for turn in one.debate.turns] == list(range(1, one.turn)), "as it stood before the turn"
+        assert all(turn.reasoning is None for turn in one.debate.turns) and one.most_tokens == 2 * one.slot.words + 64
         asked = one.messages[0]["content"] + one.messages[-1]["content"]
-        assert one.topic.motion in asked and f"At most {one.words} words" in asked
+        assert one.topic.motion in asked and f"At most {one.slot.words} words" in asked
         assert (one.turn == 1) == (one.heard == "")
         assert (one.heard in one.messages[-1]["content"]) == (context == "transcript" or not one.heard)
     again, _ = turn_contexts(heard, context, set(heard.topics_heard), most=20, seed=1)
@@ -198,12 +221,17 @@ def test_a_policy_is_trained_checked_on_held_back_topics_and_seated(
     adapters.verify(child)
     frame = pl.read_parquet(child.folder / "metrics.parquet")
     checked = frame.filter(pl.col("reward").is_not_null())
-    assert checked["step"].to_list() == [0, 4, 8, 12] and frame["train_reward"].is_not_null().sum() >= 3
+    assert checked["step"].to_list() == [0, 3, 6] and frame["train_reward"].is_not_null().sum() == 6
     assert checked["reward"].is_between(0, 1).all() and checked["gain"][0] == 0
     assert child.metrics["reward_before"] == pytest.approx(checked["reward"][0], abs=1e-6)
     assert child.metrics["reward"] == pytest.approx(checked["reward"][-1], abs=1e-6)
     assert child.metrics["gain"] == pytest.approx(checked["reward"][-1] - checked["reward"][0], abs=1e-5)
     assert frame["train_unscored"].max() == 0 and checked["perplexity"].is_finite().all()
+    assert checked["kl"][0] == 0 < checked["kl"][-1] and checked["words"].min() > 0  # type: ignore[operator]
+    assert {"earned_rubric", "earned_budget", "reward_low", "gain_high"} <= {
+        name for name in checked.columns if checked[name].is_not_null().any()
+    }
+    assert checked["win_rate"].is_null().all(), "a turn wins nothing"
     assert f"held-back reward {checked['reward'][0]:.3f}" in printed.err
     assert f"held-back reward {checked['reward'][-1]:.3f}" in printed.err
     assert f"wrote {child.folder}: reward_before" in printed.out and f'adapter = "{child.id}"' in printed.out
@@ -223,18 +251,17 @@ def test_a_policy_is_trained_checked_on_held_back_topics_and_seated(
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(made: Path, tmp_path: Path) -> None:
-    short = ["--limit", "16"]
-    one, two = trained(copied(made, tmp_path / "a"), *short), trained(copied(made, tmp_path / "b"), *short)
+    one, two = trained(copied(made, tmp_path / "a"), *SHORT), trained(copied(made, tmp_path / "b"), *SHORT)
     assert one.id == two.id and one.files == two.files
-    other = trained(copied(made, tmp_path / "c"), *short, "--seed", "1")
+    other = trained(copied(made, tmp_path / "c"), *SHORT, "--seed", "1")
     assert other.weights_digest != one.weights_digest
 
 
 @pytest.mark.slow
 def test_an_adapter_is_trained_further_from_where_it_is(made: Path, tmp_path: Path) -> None:
     out = copied(made, tmp_path)
-    parent = trained(out, "--limit", "16")
-    child = trained(out, "--limit", "16", "--base", parent.id, "--seed", "2")
+    parent = trained(out, *SHORT)
+    child = trained(out, *SHORT, "--base", parent.id, "--seed", "2")
     assert child.parent == parent.id and child.base == parent.base
     assert child.canary.without == pytest.approx(parent.canary.without, abs=1e-4)
     assert set(child.files) == set(parent.files)
@@ -243,8 +270,9 @@ def test_an_adapter_is_trained_further_from_where_it_is(made: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_an_outage_teaches_nothing(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no reward can be had and nothing holds the policy, no weight moves: the adapter does nothing."""
-    monkeypatch.setattr(grpo, "earned", lambda *_, **__: Reward(value=None, components={"rubric": None}))
-    child = trained(copied(made, tmp_path), "--limit", "16", "--beta", "0")
+    none = Reward(value=None, components={"rubric": None})
+    monkeypatch.setattr(sources, "_turns_earn", lambda scorer, seated, settings, answers: [none] * len(answers))
+    child = trained(copied(made, tmp_path), *SHORT, "--beta", "0")
     assert child.canary.with_adapter == pytest.approx(child.canary.without, abs=1e-6)
     frame = pl.read_parquet(child.folder / "metrics.parquet")
     assert frame["train_unscored"].drop_nulls().to_list() == [1.0] * frame["train_unscored"].is_not_null().sum()
@@ -258,17 +286,19 @@ def test_a_dry_run_writes_nothing_and_topics_held_back_are_not_learnt_from(
     before = sorted(made.rglob("*"))
     assert grpo.main(words(made, *QUICK, "--dry-run")) == 0
     printed = capsys.readouterr().out
-    assert "12 steps of 8 turns, 8 speeches for each" in printed and "nothing was written" in printed
+    assert "of 8 turns, 4 draws for each" in printed and "6 steps" in printed and "nothing was written" in printed
     assert sorted(made.rglob("*")) == before
     filled = parse_training(grpo.Settings, words(made, *QUICK), "grpo")
     heard = decided_speeches(tables.load(run_of(made)), judge=None, chosen=["any"])
     from arena.models import load_tokenizer
 
     (taught,) = adapters.listed(made / "adapters")
-    data = grpo.data(heard, filled, load_tokenizer(str(taught.folder)))
+    source = of_turns(heard, filled, load_tokenizer(str(taught.folder)))
     back = held_back(heard.topics_heard, 0.3)
-    assert {one.topic.topic_id for one in data.checked} == back
-    assert {one.topic.topic_id for one in data.contexts} == set(heard.topics_heard) - back
+    assert {one.unit for one, _ in source.held_back} == back and len(source.held_back) == 24
+    assert {one.unit for one in source.tasks} == set(heard.topics_heard) - back and len(source.tasks) == 48
+    seeded = of_turns(heard, filled.model_copy(update={"seed": 1}), load_tokenizer(str(taught.folder)))
+    assert seeded.held_back == source.held_back and seeded.digest != source.digest
 
 
 # ── wrong input ──────────────────────────────────────────────────────────────────────────────────────
@@ -279,18 +309,18 @@ def test_wrong_input_is_one_line(made: Path, tmp_path: Path, capsys: pytest.Capt
     def line(*given: str) -> str:
         return refused(capsys, *words(made, *given), command=grpo.main)
 
-    recipe = table("tiny", "grpo") | {"rewards": {"weights": {"rubric": 1.0, "margin": 0.5}}}
+    recipe = table("tiny", "grpo") | {"rewards": {"weights": {"rubric": 1.0, "citation": 0.5}}}
     body = [f"{name} = {toml(value)}" for name, value in recipe.items()]
     (tmp_path / "mine.toml").write_text("[grpo]\n" + "\n".join(body))
     (taught,) = adapters.listed(made / "adapters")
-    assert "no rule scores the reward 'margin'" in line("--recipe", str(tmp_path / "mine.toml"))
+    assert "no rule scores the reward 'citation'" in line("--recipe", str(tmp_path / "mine.toml"))
     assert "python -m training.sft" in line(*QUICK, "--base", "tiny")
     assert "has no table [grpo]" in line("--recipe", "persuade", "--base", taught.id)
-    assert "too few for --rows 64" in line(*QUICK, "--rows", "64", "--limit", "32")
+    assert "too few for --rows 64" in line(*QUICK, "--rows", "64")
     assert "longer than 60 tokens" in line(*QUICK, "--max-length", "60")
     assert "--group" in line(*QUICK, "--group", "1")
     assert "--temperature" in line(*QUICK, "--temperature", "0")
-    assert "above the guard's" in line(*QUICK, "--max-perplexity", "1")
+    assert "above the guard's" in line(*QUICK, "--guard.perplexity", "1")
     assert "no unfinished grpo training" in line("--resume")
     assert "unrecognized" in line("--gruop", "4")
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from runs.files import replace_text
 from topics.errors import is_file
-from training.state import COMPLETE
 
+COMPLETE = "complete"
+"""Written into a checkpoint last; one without it does not count."""
 MARGIN = 1.1
 """The next checkpoint may be larger than the last, whose log is shorter."""
 

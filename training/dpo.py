@@ -28,6 +28,7 @@ from runs.statistics import rate
 from topics.errors import InputError, command, is_file
 from training import pair_set, pairs, policy, ranks, sft
 from training.batches import Batching, MicroBatch, plan
+from training.guard import Bounds
 from training.pair_set import PairSet
 from training.policy import Start
 from training.recipe import TINY, Count, Positive, Training, default, table
@@ -159,7 +160,15 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     policy.room(begin.source, settings, full=False, tokens=at_once(made, batches))
     state = state or ranks.together(lambda: State.begin(settings, "dpo", digests))
     state.same(digests)
-    session = Session(settings=settings, state=state, begin=begin, heard=heard, tokenizer=tokenizer, form="lora")
+    session = Session(
+        settings=settings,
+        state=state,
+        begin=begin,
+        run=heard.run.folder.name,
+        judge=heard.judge,
+        tokenizer=tokenizer,
+        form="lora",
+    )
     return fit(session, made, batches)
 
 
@@ -203,7 +212,7 @@ def fit(session: Any, made: Data, batches: list[MicroBatch]) -> Adapter | None:
         named = {name: found[name] for name in ("accuracy", "margin", "perplexity")}
         return named | {"held_back_loss": found["loss"]} | {k: v for k, v in bounds.items() if v is not None}
 
-    adapter: Adapter | None = session.fit(trainer, check, settings.max_perplexity)
+    adapter: Adapter | None = session.fit(trainer, check, Bounds(perplexity=settings.max_perplexity))
     return adapter
 
 

@@ -1,54 +1,49 @@
-"""Speeches drawn from a policy, and what they earn: in GRPO's steps, and on held-back topics, before and after.
+"""What is drawn from a policy in GRPO's steps, and what it would earn on held-back tasks, before and after.
 
-TRL's trainer draws, compares and learns. Here stands what it is given and what it is watched by: its one reward
-function, a check that draws one speech in each turn context of the held-back topics, and the entry in the registry.
+TRL's trainer compares and learns. Here stands what it is given: a function that draws (its `rollout_func`) and one that
+says what was earned (its one reward function), both over a practice (`training/practice.py`); and a check that draws
+for held-back tasks.
 
-    reward = scorer(contexts, earn, stops, group=8)             # for GRPOTrainer(reward_funcs=reward)
-    check = HeldBack(contexts=held_back, earn=earn, ...)        # for training.session.Session.fit
-    check(model)["held_back_reward"]                            # 0 to 1: a share of the best that can be had
+    steps = Steps(practice=practice, tasks=tasks, group=8, speaker=...)
+    Trainer(rollout_func=steps.rollout, reward_funcs=steps.reward, ...)       # a row's prompt is its task's number
+    check = HeldBack(practice=practice, wanted=[(task, 0)], speaker=..., best=1.3) # for training.session.Session.fit
+    check(model)["held_back_reward"]                                              # 0 to 1: a share of the best
 
-How the check departs from the usual evaluation: it draws with `arena.generate`, as the policy plays, where a draw
-belongs to its request alone. Every check so asks the same policy for the same speech, disturbs no draw of the training,
-and two checks differ by the policy and by no luck of the draw; the gain since the start is a difference of pairs, with
-an interval over topics. Rewards that could not be had are left out, and counted.
+How the check departs from the usual evaluation: every check asks the same policy for the same speeches, disturbs no
+draw of the training, and two checks differ by the policy and by no luck of the draw; the gain since the start is a
+difference of pairs, with an interval over topics. Rewards that could not be had are left out, and counted.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum, isnan
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import polars as pl
 import torch
+from trl import GRPOTrainer
 
-from arena.canary import canary
-from arena.generate import BASE, Request, generate
-from arena.models import Model, Tokenizer, prompt_ids
+from arena.models import Model, Tokenizer, log_probs
 from arena.speech import visible
 from judges.rubric import weigh
-from runs.adapters import Adapter
-from runs.records import content_seed
+from runs.files import replace_text
 from runs.statistics import NAMES, Estimate, rate, standard_error, t_interval, topic_weights
-from training.adapters import making, register
+from training.guard import repetition
+from training.log import Log
+from training.practice import Practice, Sample, Served, Speaker
 from training.preference import perplexity
-from training.recipe import NOT_STORED, PLACES
 from training.reference import score
-from training.rewards import Reward, dead_items, spreads
-from training.session import Session
+from training.rewards import Component, Reward, dead_items, spreads
 from training.tokens import Tokens
-from training.turns import RULES, TurnContext, room
-from training.watch import Watch
 
-BATCH = 64
-"""Speeches that a check draws at once."""
-
-Earn = Callable[[TurnContext, str, bool], Reward]
-"""What an answer earns; the last says whether a limit on tokens ended it."""
+DRIFT = 32
+"""Held-back samples that the reference is asked about."""
 
 
 def ends(model: Model, tokenizer: Tokenizer) -> set[int]:
@@ -60,45 +55,97 @@ def ends(model: Model, tokenizer: Tokenizer) -> set[int]:
 # ── in the steps ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def scorer(
-    contexts: Sequence[TurnContext], earn: Earn, stops: Collection[int], group: int
-) -> Callable[..., list[float | None]]:
-    """TRL's one reward function: of each completion its reward, or None, which TRL keeps out of group and gradient.
+@dataclass(kw_only=True)
+class Steps:
+    """What the trainer draws and is told, step by step."""
 
-    The data set's column `number` says in which of `contexts` a completion was given.
-    """
+    practice: Practice
+    tasks: Sequence[Any]
+    group: int
+    """Draws of a task that are compared with each other."""
+    speaker: Callable[[Any], Speaker]
+    """Of a trainer, the policy as it is now."""
+    samples: list[Sample] = field(default_factory=list)
+    """Of the newest step."""
 
-    def reward(
-        completions: Sequence[Sequence[Mapping[str, str]]],
-        completion_ids: Sequence[Sequence[int]],
-        number: Sequence[int],
-        log_metric: Callable[[str, float], None],
-        **_: Any,
-    ) -> list[float | None]:
-        rewards = [
-            earn(contexts[at], said[0]["content"], ids[-1] not in stops)
-            for at, said, ids in zip(number, completions, completion_ids, strict=True)
+    def rollout(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
+        """TRL's `rollout_func`: `prompts` are numbers of tasks, each as often as its draws have sequences.
+
+        Where a draw comes to several, the first ones of all draws are a group, then the second ones: a debate's turns
+        are compared with the same turns of other debates.
+        """
+        step, each = trainer.state.global_step, self.practice.each
+        tasks = [self.tasks[int(prompts[start])] for start in range(0, len(prompts), self.group * each)]
+        wanted = [(task, step * self.group + copy) for task in tasks for copy in range(self.group)]
+        speaker = self.speaker(trainer)
+        drawn = self.practice.draw(speaker, wanted)
+        block = self.group * each
+        self.samples = [
+            drawn[start + copy * each + place]
+            for start in range(0, len(drawn), block)
+            for place in range(each)
+            for copy in range(self.group)
         ]
-        for name, value in summary(rewards, group).items():
+        found: dict[str, Any] = {
+            "prompt_ids": [list(one.prompt) for one in self.samples],
+            "completion_ids": [list(one.completion) for one in self.samples],
+            "logprobs": None,
+        }
+        if isinstance(speaker, Served):
+            found["logprobs"] = [list(one.log_probs or [0.0] * len(one.completion)) for one in self.samples]
+        if any(one.own is not None for one in self.samples):
+            found["env_mask"] = [list(one.own or [1] * len(one.completion)) for one in self.samples]
+        return found
+
+    def reward(self, log_metric: Callable[[str, float], None], **_: Any) -> list[float | None]:
+        """TRL's one reward function: of each sequence its reward, or None, which TRL keeps out of the gradient."""
+        for name, value in summary(self.samples, self.group).items():
             log_metric(name, value)
-        return [one.value for one in rewards]
-
-    return reward
+        return [one.reward.value for one in self.samples]
 
 
-def summary(rewards: Sequence[Reward], group: int) -> dict[str, float]:
+class Trainer(GRPOTrainer):  # type: ignore[misc]  # TRL is Any here
+    """TRL's trainer, which pads a step's sequences to the longest of all; here a pass is only as wide as it must be."""
+
+    def compute_loss(self, model: Model, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        return super().compute_loss(model, narrowed(inputs), *args, **options)
+
+
+def narrowed(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A pass without the columns that no sequence of it fills: on the left of prompts, on the right of completions."""
+    prompts = int(inputs["prompt_mask"].sum(1).max())
+    width, completions = inputs["completion_mask"].shape[1], int(inputs["completion_mask"].sum(1).max())
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if name.startswith("prompt_"):
+            found[name] = value[:, value.shape[1] - prompts :]
+        elif torch.is_tensor(value) and value.dim() == 2 and value.shape[1] == width:
+            found[name] = value[:, :completions]
+    return found
+
+
+def summary(samples: Sequence[Sample], group: int) -> dict[str, float]:
     """What a step's rewards come to: the mean of each component, and the shares unscored and of dead items."""
+    rewards = [one.reward for one in samples]
     rows = spreads(rewards[start : start + group] for start in range(0, len(rewards), group))
     told = {f"train_{name}": value for name, value in means(rewards).items()}
-    told["unscored"] = sum(one.value is None for one in rewards) / len(rewards)
+    told["unscored"] = unscored(samples)
     if spread := {(row.component, row.item) for row in rows if row.sd is not None}:
         told["dead_items"] = len(dead_items(rows)) / len(spread)
+    if scores := [one.score for one in samples if one.score is not None]:
+        told["train_win_rate"] = fmean(scores)
     return told
 
 
-def means(rewards: Iterable[Reward]) -> dict[str, float]:
+def unscored(samples: Sequence[Sample]) -> float:
+    """The share without a reward."""
+    missing = [one.reward.value is None for one in samples if not one.filler]
+    return sum(missing) / max(1, len(missing))
+
+
+def means(rewards: Iterable[Reward]) -> dict[Component, float]:
     """The mean of each component, 0 to 1, over the rewards that have it."""
-    found: dict[str, list[float]] = {}
+    found: dict[Component, list[float]] = {}
     for one in rewards:
         for name, items in one.components.items():
             if items is not None:
@@ -106,81 +153,95 @@ def means(rewards: Iterable[Reward]) -> dict[str, float]:
     return {name: fmean(values) for name, values in found.items()}
 
 
-# ── on held-back topics ──────────────────────────────────────────────────────────────────────────────
+# ── on held-back tasks ───────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(kw_only=True)
 class HeldBack:
-    """The check: what the policy as it is now earns on held-back topics, and what it makes of speeches that won."""
+    """The check: what the policy as it is now earns on held-back tasks, how it speaks there, and how far it has come
+    from the reference."""
 
-    contexts: Sequence[TurnContext]
-    earn: Earn
+    practice: Practice
+    wanted: Sequence[tuple[Any, int]]
+    """Held-back tasks, and the number of the draw of each."""
+    speaker: Callable[[Model], Speaker]
     best: float
-    """The most that a speech can earn."""
-    won: Tokens
+    """The most that can be earned."""
+    won: Tokens | None
     """Winning speeches on held-back topics, for perplexity."""
-    tokenizer: Tokenizer
-    stops: Collection[int]
-    temperature: float
-    seed: int
     autocast: torch.dtype | None
-    before: list[float | None] | None = field(default=None)
-    """What was earned, as shares of the best, at the first check."""
+    memory: Path
+    """Where the first check's rewards are kept, for a training that goes on."""
 
     def __call__(self, model: Model) -> dict[str, float]:
-        answers = self.drawn(model)
-        rewards = [self.earn(context, *answer) for context, answer in zip(self.contexts, answers, strict=True)]
-        shares = [None if one.value is None else one.value / self.best for one in rewards]
-        self.before = self.before or shares
-        value, gain = _estimates(shares, self.before, [context.topic.topic_id for context in self.contexts])
-        spoken = fmean(len(visible(said).split()) for said, _ in answers)
-        print(f"held-back reward {_shown(value)}, gained {_shown(gain)}, {spoken:.0f} words a speech", file=sys.stderr)
-        log_probs = score(model, self.won, range(len(self.won.sequences)), autocast=self.autocast)
-        tokens = sum(len(self.won.speeches[speech]) for _, speech in self.won.sequences)
-        found = {
-            **_named("held_back_reward", value),
-            **_named("held_back_gain", gain),
-            **{f"held_back_{name}": mean for name, mean in means(rewards).items()},
-            "held_back_unscored": sum(share is None for share in shares) / len(shares),
-            "held_back_words": spoken,
-            "perplexity": perplexity(fsum(log_probs), tokens),
+        samples = self.practice.draw(self.speaker(model), self.wanted)
+        shares = [None if one.reward.value is None else one.reward.value / self.best for one in samples]
+        first = self._first(shares, [one.score for one in samples])
+        units = [one.unit for one in samples]
+        earned, gained = estimates(shares, first["shares"], units)
+        texts = [visible(text) for one in samples for text in one.texts]
+        told = f"held-back reward {shown(earned)}, gained {shown(gained)}"
+        found: dict[str, float | None] = {**_named("held_back_reward", earned), **_named("held_back_gain", gained)}
+        if any(one.score is not None for one in samples):
+            won, more = estimates([one.score for one in samples], first["scores"], units)
+            told += f"; win rate {shown(won)}, gained {shown(more)}"
+            found |= {**_named("held_back_win_rate", won), **_named("held_back_win_gain", more)}
+        if texts:
+            found["held_back_words"] = words = fmean(len(text.split()) for text in texts)
+            found["held_back_repetition"] = fmean(map(repetition, texts))
+            told += f"; {words:.0f} words a speech"
+        print(told, file=sys.stderr)
+        parts = means(one.reward for one in samples)
+        found |= {f"held_back_earned_{name}": value for name, value in parts.items()}
+        found |= {
+            "held_back_unscored": unscored(samples),
+            "held_back_kl": drift(model, samples[:DRIFT]),
         }
+        if "audit" in parts:
+            found["held_back_audit"] = 1 - parts["audit"]
+        if self.won is not None:
+            sums = score(model, self.won, range(len(self.won.sequences)), autocast=self.autocast)
+            tokens = sum(len(self.won.speeches[speech]) for _, speech in self.won.sequences)
+            found["perplexity"] = perplexity(fsum(sums), tokens)
         return {name: number for name, number in found.items() if number is not None}
 
-    def drawn(self, model: Model) -> list[tuple[str, bool]]:
-        """An answer in each context, and whether a limit on tokens ended it."""
-        requests = [
-            Request(
-                prompt=prompt_ids(self.tokenizer, context.messages),
-                adapter="default" if hasattr(model, "peft_config") else BASE,
-                seed=content_seed("held back", self.seed, context.topic.topic_id, context.side, context.turn, number),
-                temperature=self.temperature,
-                most=room(context),
-            )
-            for number, context in enumerate(self.contexts)
-        ]
-        device, training = next(model.parameters()).device.type, model.training
-        model.eval()
-        try:
-            with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
-                for start in range(0, len(requests), BATCH):
-                    generate(model, requests[start : start + BATCH], self.stops, lambda _: None)
-        finally:
-            model.train(training)
-        return [
-            (str(self.tokenizer.decode(one.tokens, skip_special_tokens=True)), one.finish == "length")
-            for one in requests
-        ]
+    def _first(self, shares: list[float | None], scores: list[float | None]) -> Any:
+        """What the first check of this training found."""
+        if not self.memory.exists():
+            replace_text(self.memory, json.dumps({"shares": shares, "scores": scores}))
+        return json.loads(self.memory.read_text(encoding="utf-8"))
 
 
-def _estimates(
-    after: Sequence[float | None], before: Sequence[float | None], topics: Sequence[str]
+def drift(model: Model, samples: Sequence[Sample]) -> float:
+    """KL divergence from the reference in nats a token, k3 (Schulman 2020), over what the policy drew; 0 without an
+    adapter, which has not moved yet."""
+    if not hasattr(model, "peft_config"):
+        return 0.0
+    from trl.trainer.utils import use_adapter
+
+    training, total, tokens = model.training, 0.0, 0
+    model.eval()
+    try:
+        for one in samples:
+            own = torch.tensor(one.own or [1] * len(one.completion))
+            policy = log_probs(model, one.prompt, one.completion)
+            with use_adapter(model, "ref" if "ref" in model.peft_config else None):
+                away = log_probs(model, one.prompt, one.completion) - policy
+            total += float(((away.exp() - 1 - away) * own).sum())
+            tokens += int(own.sum())
+    finally:
+        model.train(training)
+    return total / max(1, tokens)
+
+
+def estimates(
+    after: Sequence[float | None], before: Sequence[float | None], units: Sequence[str]
 ) -> tuple[Estimate, Estimate]:
-    """The mean now, and how far it lies above that before, of the same contexts."""
-    had = [(now, topic) for now, topic in zip(after, topics, strict=True) if now is not None]
+    """The mean now, and how far it lies above that before, of the same tasks."""
+    had = [(now, unit) for now, unit in zip(after, units, strict=True) if now is not None]
     both = [
-        (now - then, topic)
-        for now, then, topic in zip(after, before, topics, strict=True)
+        (now - then, unit)
+        for now, then, unit in zip(after, before, units, strict=True)
         if now is not None and then is not None
     ]
     nothing = Estimate(value=None, low=None, high=None)
@@ -203,84 +264,47 @@ def _named(name: str, of: Estimate) -> dict[str, float | None]:
     return {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high}
 
 
-def _shown(of: Estimate) -> str:
+def shown(of: Estimate) -> str:
+    """An estimate and its interval."""
     if of.value is None:
         return "unknown"
-    return f"{of.value:.3f}" + (f" ({of.low:.3f} to {of.high:.3f})" if of.low is not None else "")
+    return f"{of.value:.3f}" + (f" [{of.low:.3f}, {of.high:.3f}]" if of.low is not None else "")
 
 
 # ── what is kept ─────────────────────────────────────────────────────────────────────────────────────
 
-COLUMNS = {
-    "loss": "loss",
-    "reward": "train_reward",
-    "reward_std": "train_reward_sd",
-    "frac_reward_zero_std": "train_groups_alike",
-    **{f"train_{name}": f"train_{name}" for name in RULES},
-    "unscored": "train_unscored",
-    "dead_items": "train_dead_items",
-    "completions/mean_length": "train_tokens",
-    "completions/clipped_ratio": "train_cut",
-    "kl": "kl",
-    "entropy": "entropy",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    **{f"held_back_{name}": name for name in ("reward", "reward_low", "reward_high", "gain", "gain_low", "gain_high")},
-    **{f"held_back_{name}": name for name in (*RULES, "unscored", "words")},
-    "perplexity": "perplexity",
-}
-"""What is logged, by trainer, reward function and check, and the column it becomes; rewards of the check are shares
-of the best, those of a step are what was earned."""
-
-
-def table(history: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """A trainer's log as a table: one row a step, null where a step has no such value."""
-    rows: dict[int, dict[str, Any]] = {}
-    for entry in history:
-        row = rows.setdefault(int(entry["step"]), {"step": int(entry["step"])})
-        row |= {column: float(entry[name]) for name, column in COLUMNS.items() if entry.get(name) is not None}
-    schema = {"step": pl.Int64} | dict.fromkeys(COLUMNS.values(), pl.Float64)
-    return pl.DataFrame([rows[step] for step in sorted(rows)], schema=schema)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rewarded(Session):
-    """A session whose entry in the registry says what was earned."""
-
-    def register(self, trainer: Any, watch: Watch, step: int) -> Adapter:
-        """Enter what stands after `step` into the registry, and remove the training's folder."""
-        settings, out = self.settings, self.settings.out / "adapters"
-        frame = table(trainer.state.log_history)
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()  # else in bfloat16
-        with making(out) as folder:
-            model.save_pretrained(folder, selected_adapters=["default"])  # TRL may hold the parent beside it
-            (folder / "README.md").unlink(missing_ok=True)
-            frame.write_parquet(folder / "metrics.parquet")
-            adapter = register(
-                folder,
-                form="lora",
-                base=self.begin.base,
-                parent=self.begin.parent,
-                method=self.state.method,
-                canary=canary(model, self.tokenizer, adapter=True),
-                seed=settings.seed,
-                settings=settings.model_dump(mode="json", exclude=NOT_STORED | PLACES),
-                context=settings.context,
-                recipe=str(settings.recipe),
-                four_bit=settings.four_bit,
-                run=self.heard.run.folder.name,
-                judge=self.heard.judge,
-                metrics=earnings(frame, step) | ({"stopped": watch.stopped} if watch.stopped else {}),
-                out=out,
-            )
-        self.state.remove()
-        return adapter
-
-
-def earnings(frame: pl.DataFrame, step: int) -> dict[str, float | int | str]:
-    """What the check found at `step`, and what was earned before the first."""
-    row = frame.row(by_predicate=pl.col("step") == step, named=True)
-    first = frame.row(by_predicate=pl.col("step") == 0, named=True)
-    names = ("reward", "reward_low", "reward_high", "gain", "gain_low", "gain_high", "words", "perplexity")
-    found = {"reward_before": first["reward"]} | {name: row[name] for name in names}
-    return {name: round(value, 6) for name, value in found.items() if value is not None} | {"steps": step}
+INTERVALS = [f"{name}{end}" for name in ("reward", "gain", "win_rate", "win_gain") for end in ("", "_low", "_high")]
+SPOKEN = ("unscored", "words", "repetition", "kl")
+EARNED = Log(
+    columns={
+        "loss": "loss",
+        "reward": "train_reward",
+        "reward_std": "train_reward_sd",
+        "frac_reward_zero_std": "train_groups_alike",
+        "train_win_rate": "train_win_rate",
+        **{f"train_{name}": f"train_{name}" for name in get_args(Component)},
+        "unscored": "train_unscored",
+        "dead_items": "train_dead_items",
+        "completions/mean_length": "train_tokens",
+        "completions/clipped_ratio": "train_cut",
+        "kl": "train_kl",
+        "entropy": "entropy",
+        "grad_norm": "grad_norm",
+        "learning_rate": "learning_rate",
+        **{f"held_back_{name}": name for name in (*INTERVALS, *SPOKEN)},
+        **{f"held_back_earned_{name}": f"earned_{name}" for name in get_args(Component)},
+        "perplexity": "perplexity",
+    },
+    panels={
+        "reward": "reward, held-back topics",
+        "win_rate": "win rate, held-back topics",
+        "train_reward": "reward in the steps",
+        "words": "words a speech",
+        "kl": "KL from the reference, nats a token",
+        "perplexity": "perplexity, held-back speeches",
+    },
+    found=(*INTERVALS, *SPOKEN, "perplexity"),
+    told=("reward", "held_back_reward", "held_back_win_rate"),
+    before=("reward", "win_rate"),
+)
+"""What is kept of a training by rewards. Those of a check are shares of the best, those of a step what was earned."""

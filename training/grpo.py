@@ -1,136 +1,106 @@
-"""`python -m training.grpo --from-run [RUN]`: an adapter that speaks so as to earn more, turn by turn.
+"""`python -m training.grpo --from-run [RUN]`: an adapter that speaks so as to earn more.
 
-Turns of a run's debates are spoken anew by the policy, several times each. What a speech earns is counted by rules
-made of the topic's points, without any model (`training/turns.py`), and what earned more than the others of its group
-becomes likelier (GRPO, TRL's trainer). Held-out topics never come in. A tenth of the train topics is held back: on
-their turns the mean reward before and after is told and kept, with an interval over topics, and so is the perplexity
-of speeches that won there; a training that loses its language stops at its last good checkpoint.
+A policy speaks several times to one task, and what earned more than the others of its group becomes likelier (GRPO,
+TRL's trainer). There are three sources of tasks (`training/sources.py`):
 
     python -m training.sft --from-run                       # teach a policy first
-    python -m training.grpo --from-run
+    python -m training.grpo --from-run                      # turns of a run's debates are spoken anew
+    python -m training.grpo --from-run --debates            # whole debates, against the run's contestants
+    python -m training.grpo --data prompts.jsonl --rubric-judge big --roster roster.toml --base ID     # rows of a file
     wrote runs/out/adapters/grpo-5f0c...: reward_before ..., reward ..., gain ...
 
-With no base named, the newest policy that was taught this run's winning speeches is taken. A stored speech is not
-learnt from; debates give prompts alone. What the recipe's `rewards` weighs is one number, the trainer's one reward.
+What is earned is weighed in the recipe's `rewards`, and is one number, the trainer's one reward; rules count it where
+they can, and judges say it where they are named. Held-out topics never come in. A tenth of the topics is held back: on
+their tasks the mean reward before and after is told and kept, with an interval over topics. The guard
+(`training/guard.py`) watches there that speeches neither grow, repeat themselves nor leave the reference; a training
+that leaves its bounds stops at its last good checkpoint. One that goes on (`--resume`) comes to the same weights, but
+for one that draws with a vLLM (`--vllm`), whose draws no seed repeats. With no base named, the newest policy that was
+taught this run's winning speeches is taken.
 """
 
+import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import polars as pl
 from pydantic import Field
 from pydantic_settings import CliSuppress
 
-from arena.models import TEMPLATE, Tokenizer, extra, prompt_ids, tamed
+from arena.models import Tokenizer, extra
 from runs import find, tables
 from runs.adapters import Adapter
-from runs.records import content_id
+from runs.journal import StorageError
 from topics.errors import InputError, command
 from training import policy, ranks
+from training.guard import Bounds
 from training.policy import Start
-from training.recipe import TINY, Count, NotNegative, Positive, Training
-from training.rewards import Reward, Rewards
-from training.speeches import Decided, decided_speeches, held_back, prompts
+from training.recipe import TINY, Count, NotNegative, Training
+from training.rewards import Rewards
+from training.scoring import Unscored
+from training.sources import Source, of_debates, of_rows, of_turns, practice
+from training.speeches import Decided, decided_speeches
 from training.state import State, trained
-from training.tokens import Tokens, lengths, sequences
-from training.turns import RULES, TurnContext, earned, room, turn_contexts
-
-CHECKED = 256
-"""Most held-back turns that a check draws a speech for, and most winning speeches that it reads."""
 
 
 class Settings(Training, cli_prog_name="python -m training.grpo"):
-    """Train an adapter by what its speeches earn."""
+    """Train an adapter by what it earns."""
 
+    data: Path | None = None
+    """a .jsonl file of prompts and rubrics, in place of a run"""
+    debates: bool = False
+    """whole debates, in place of single turns"""
+    roster: Path | None = None
+    """opponents and judges (default: those of the run)"""
+    opponents: list[str] | None = None
+    """who is debated with (default: all of the roster)"""
+    reward_judge: str = "rules"
+    """who says what a debate earns"""
+    rubric_judge: str | None = None
+    """a model that scores rubrics (default: rules do)"""
+    max_cost: Annotated[float, Field(ge=0)] | None = None
+    """USD that judges and opponents may cost"""
     limit: Count | None = None
-    """at most N turns, drawn from the seed"""
+    """at most N tasks, drawn from the seed"""
     rows: Count
-    """turns a step"""
+    """tasks a step"""
     group: Annotated[int, Field(ge=2, le=1024)]
-    """speeches drawn for each turn"""
-    temperature: Annotated[float, Field(gt=0, le=10)]
-    """at which they are drawn"""
+    """draws of each task, which are compared"""
+    updates: Count = 1
+    """steps of the optimiser for each batch that was drawn"""
+    at_once: CliSuppress[Count | None] = None
+    """sequences of a pass (default: those of a group)"""
+    max_completion: CliSuppress[Count] = 1024
+    """most tokens of an answer to a row of a file"""
+    temperature: CliSuppress[Annotated[float, Field(gt=0, le=10)]]
+    """at which is drawn"""
     beta: NotNegative
     """how strongly the reference holds (KL, k3)"""
+    scale_rewards: CliSuppress[Literal["group", "none"]] = "group"
+    """whether rewards are divided by their group's standard deviation"""
     rewards: CliSuppress[Rewards]
     """what is rewarded"""
-    max_perplexity: Positive
-    """the guard's bound, on held-back winning speeches"""
+    static: CliSuppress[str | None] = None
+    """rubric of every row of a file: a name, or a .toml file"""
+    guard: CliSuppress[Bounds] = Bounds()
+    """what ends a training"""
+    checks: CliSuppress[Count] = 256
+    """most draws of a check"""
+    vllm: Literal["colocate", "server"] | None = None
+    """draw with vLLM, on a GPU (default: in this process)"""
+    vllm_url: CliSuppress[str] = "http://127.0.0.1:8000"
+    """of the server, for --vllm server"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Turns to learn on and turns to check on."""
-
-    contexts: Sequence[TurnContext]
-    prompt_tokens: Sequence[int]
-    """Of each of them."""
-    checked: Sequence[TurnContext]
-    won: Tokens
-    """Winning speeches on held-back topics."""
-    too_long: int
-    without_points: int
-    """Topics that were left out."""
-    digest: str
-
-    @property
-    def topics(self) -> int:
-        return len({context.topic.topic_id for context in self.contexts})
-
-
-def data(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Data:
-    """The turns of the topics to learn from, and of those held back."""
-    back = held_back(heard.topics_heard, settings.held_back)
-    ahead = set(heard.topics_heard) - back
-    learnt, without = turn_contexts(heard, settings.context, ahead, most=settings.limit, seed=settings.seed)
-    checked, _ = turn_contexts(heard, settings.context, back, most=CHECKED, seed=0)
-    if not learnt or not checked:
-        raise InputError(
-            f"{len(heard.topics_heard)} topics, of which {without} to learn from have no points for both sides, are "
-            f"too few to hold some back; play more topics with points"
-        )
-    sizes = [len(prompt_ids(tokenizer, context.messages)) for context in learnt]
-    fits = [at for at, size in enumerate(sizes) if size + room(learnt[at]) <= settings.max_length]
-    policy.few_too_long(len(learnt) - len(fits), len(learnt), "turns may be", settings)
-    if len(fits) < settings.rows:
-        raise InputError(f"{len(fits)} turns are too few for --rows {settings.rows} a step; see --rows, --limit")
-    kept = [learnt[at] for at in fits]
-    return Data(
-        contexts=kept,
-        prompt_tokens=[sizes[at] for at in fits],
-        checked=checked,
-        won=_won(heard, back, settings, tokenizer),
-        too_long=len(learnt) - len(fits),
-        without_points=without,
-        digest=content_id(settings.context, *((c.topic.digest, c.turn, c.heard, c.messages) for c in kept), size=32),
-    )
-
-
-def _won(heard: Decided, topics: set[str], settings: Settings, tokenizer: Tokenizer) -> Tokens:
-    """Winning speeches on some topics, drawn, as far as they fit."""
-    won = heard.speeches.filter("won", pl.col("topic_id").is_in(topics))
-    won = won.unique(["key", "text_digest"], keep="first", maintain_order=True)
-    lot = pl.Series("lot", Random("checked").sample(range(won.height), won.height))
-    won = won.with_columns(lot).sort("lot").head(CHECKED)
-    asked, ids = prompts(heard, settings.context, won)
-    texts = won.select(text_id="text_digest", text="text").unique("text_id")
-    tokens, _ = sequences(list(zip(ids, won["text_digest"], strict=True)), asked, texts, tokenizer)
-    sizes = zip(tokens.sequences, lengths(tokens), strict=True)
-    return replace(tokens, sequences=[one for one, size in sizes if size <= settings.max_length])
-
-
-def ordered(data: Data, settings: Settings) -> list[int]:
-    """Which turns are spoken, in order: shuffled anew in each epoch, whole steps only, one at least."""
-    every = range(len(data.contexts))
+def ordered(source: Source, settings: Settings) -> list[int]:
+    """Which tasks are spoken to, in order: shuffled anew in each epoch, whole steps only, one at least."""
+    every = range(len(source.tasks))
     order: list[int] = []
     for epoch in range(ceil(settings.epochs)):
         order += Random(f"{settings.seed}/{epoch}/turns").sample(every, len(every))
-    steps = max(1, round(settings.epochs * len(every)) // settings.rows)
-    return order[: steps * settings.rows]
+    batches = max(1, round(settings.epochs * len(every)) // settings.rows)
+    return order[: batches * settings.rows]
 
 
 def run(settings: Settings, state: State | None = None) -> Adapter | None:
@@ -139,33 +109,60 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
         import torch  # noqa: F401
     if ranks.processes() > 1:
         raise InputError("training.grpo runs in one process; start it with python -m training.grpo")
-    if unknown := set(settings.rewards.weights) - set(RULES):
-        raise InputError(f"no rule scores the reward {min(unknown)!r}; expected weights of {', '.join(RULES)}")
-    heard = decided_speeches(
-        tables.load(find(settings.from_run, out=settings.out, sealed=True)), judge=settings.judge, chosen=["any"]
-    )
-    settings = settings.model_copy(update={"from_run": str(heard.run.folder)})
+    settings, heard = asked(settings)
     begin = start(settings, heard)
     settings = settings.model_copy(update={"base": begin.name})
     print(f"base: {begin.why}", file=sys.stderr)
     tokenizer = policy.tokenizer(begin)
-    made = data(heard, settings, tokenizer)
+    source = sourced(settings, heard, tokenizer)
     if settings.dry_run:
-        tell(begin, made, settings)
+        tell(begin, source, settings)
         return None
-    policy.room(begin.source, settings, full=False, tokens=at_once(made, settings))
-    digests = {"base": begin.base.digest, "turns": made.digest}
+    policy.room(begin.source, settings, full=False, tokens=at_once(source, settings))
+    digests = {"base": begin.base.digest, "tasks": source.digest}
     state = state or State.begin(settings, "grpo", digests)
     state.same(digests)
-    from training.draws import Rewarded
+    from training.draws import EARNED
+    from training.session import Session
 
-    return fit(
-        Rewarded(settings=settings, state=state, begin=begin, heard=heard, tokenizer=tokenizer, form="lora"), made
+    named = {"run": heard.run.folder.name, "judge": heard.judge} if heard else {}
+    session = Session(
+        settings=settings, state=state, begin=begin, tokenizer=tokenizer, form="lora", log=EARNED, **named
     )
+    return fit(session, source)
 
 
-def start(settings: Settings, heard: Decided) -> Start:
+def asked(settings: Settings) -> tuple[Settings, Decided | None]:
+    """What is learnt from, looked up."""
+    if settings.data is None:
+        run = tables.load(find(settings.from_run, out=settings.out, sealed=True))
+        heard = decided_speeches(run, judge=settings.judge, chosen=["any"])
+        return settings.model_copy(update={"from_run": str(heard.run.folder)}), heard
+    for name in ("debates", "from_run", "judge", "opponents"):
+        if name in settings.typed:
+            raise InputError(f"--{name.replace('_', '-')} and --data exclude each other; give one of them")
+    if settings.base is None:
+        raise InputError("no base is named, and rows of a file can teach none to speak; expected --base ID or a model")
+    return settings.model_copy(update={"data": settings.data.resolve()}), None
+
+
+def sourced(settings: Settings, heard: Decided | None, tokenizer: Tokenizer) -> Source:
+    """Where tasks come from."""
+    if heard is None:
+        assert settings.data is not None
+        return of_rows(settings.data, settings, tokenizer)
+    source = (of_debates if settings.debates else of_turns)(heard, settings, tokenizer)
+    if len(source.tasks) < settings.rows:
+        raise InputError(
+            f"{len(source.tasks)} tasks are too few for --rows {settings.rows} a step; see --rows, --limit"
+        )
+    return source
+
+
+def start(settings: Settings, heard: Decided | None) -> Start:
     """The policy that is trained further; one that was taught nothing is refused."""
+    if heard is None:
+        return policy.start(settings, None, taught=False)
     taught = policy.newest_taught(heard, settings.out / "adapters")
     if settings.base == TINY or (settings.base is None and taught is None):
         raise InputError(
@@ -175,90 +172,126 @@ def start(settings: Settings, heard: Decided) -> Start:
     return policy.start(settings, heard, taught=True)
 
 
-def fit(session: Any, made: Data) -> Adapter | None:
+def fit(session: Any, source: Source) -> Adapter | None:
     """Train and register."""
-    from datasets import Dataset, disable_progress_bars
-    from trl import GRPOConfig, GRPOTrainer
+    settings, folder = session.settings, session.state.folder
+    try:
+        with practice(source, settings, session.tokenizer, folder.parent / "answers.db") as held:
+            adapter: Adapter | None = fitted(session, source, held)
+    except Unscored as error:
+        raise StorageError(f"{error}; {session.go_on('what was answered is kept; later')}") from None
+    except InputError:
+        session.withdraw()
+        raise
+    return adapter
 
-    from training.draws import HeldBack, ends, scorer
+
+def fitted(session: Any, source: Source, held: Any) -> Adapter | None:
+    """Train on a practice, and register."""
+    from datasets import Dataset, disable_progress_bars
+    from trl import GRPOConfig
+
+    from training.draws import HeldBack, Steps, Trainer, ends
+    from training.practice import Local, Served, Speaker
 
     disable_progress_bars()
+    logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)  # what has no reward would be logged in full
     settings: Settings = session.settings
     model = policy.load(session.begin, settings, session.tokenizer, full=False)
     stops = ends(model, session.tokenizer)
 
-    def earn(context: TurnContext, answer: str, cut: bool) -> Reward:
-        return earned(context, answer, settings.rewards, cut=cut)
+    def local(model: Any) -> Speaker:
+        return Local(model=model, stops=stops, temperature=settings.temperature)
+
+    def speaker(trainer: Any) -> Any:
+        if settings.vllm:
+            return Served(trainer=trainer, stops=stops, temperature=settings.temperature)
+        return local(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
 
     check = HeldBack(
-        contexts=made.checked,
-        earn=earn,
+        practice=held,
+        wanted=source.held_back,
+        speaker=local,
         best=settings.rewards.scale * sum(settings.rewards.weights.values()),
-        won=made.won,
-        tokenizer=session.tokenizer,
-        stops=stops,
-        temperature=settings.temperature,
-        seed=settings.seed,
+        won=source.won,
         autocast=session.precision,
+        memory=session.state.folder / "before.json",
     )
-    if session.state.last_checkpoint() is not None:
-        check(model)  # a training that goes on has to know what it began with
-    arguments = session.arguments() | {
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": settings.group,
-        "gradient_accumulation_steps": settings.rows,
-        "num_generations": settings.group,
-        "max_completion_length": max(map(room, made.contexts)),
-        "temperature": settings.temperature,
-        "beta": settings.beta,
-        "shuffle_dataset": False,
-        "chat_template_kwargs": TEMPLATE,
-    }
-    rows = [
-        {"prompt": tamed(session.tokenizer, made.contexts[number].messages), "number": number}
-        for number in ordered(made, settings)
-    ]
-    trainer = GRPOTrainer(
+    prompts = [str(number) for number in ordered(source, settings) for _ in range(source.each)]
+    steps = Steps(practice=held, tasks=source.tasks, group=settings.group, speaker=speaker)
+    trainer = Trainer(
         model=model,
-        reward_funcs=scorer(made.contexts, earn, stops, settings.group),
-        args=GRPOConfig(**arguments),
-        train_dataset=Dataset.from_list(rows),
+        reward_funcs=steps.reward,
+        rollout_func=steps.rollout,
+        args=GRPOConfig(**arguments(session, source)),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=session.tokenizer,
         peft_config=policy.lora(settings) if session.begin.adapter is None else None,
     )
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL rounds adapters over a 4-bit base to bfloat16
             parameter.data = parameter.data.float()
-    adapter: Adapter | None = session.fit(trainer, check, settings.max_perplexity)
+    adapter: Adapter | None = session.fit(trainer, check, settings.guard, whole=settings.updates)
     return adapter
 
 
-def at_once(made: Data, settings: Settings) -> int:
-    """Tokens of the largest group, which is what a pass reads."""
-    longest = max(size + room(context) for size, context in zip(made.prompt_tokens, made.contexts, strict=True))
-    return settings.group * longest
+def arguments(session: Any, source: Source) -> dict[str, Any]:
+    """What TRL's trainer is told."""
+    settings: Settings = session.settings
+    size = settings.group * source.each
+    together, drawn = settings.at_once or size, settings.rows * size
+    if drawn % (together * settings.updates):
+        raise InputError(
+            f"a batch of {drawn} sequences cannot be {settings.updates} updates of passes of {together}; expected a "
+            f"multiple: see --rows, --group, --updates, at_once"
+        )
+    if settings.check_every % settings.updates:
+        raise InputError(f"--check-every {settings.check_every} is no multiple of --updates {settings.updates}")
+    told: dict[str, Any] = session.arguments() | {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": together,
+        "gradient_accumulation_steps": drawn // together // settings.updates,
+        "steps_per_generation": drawn // together,
+        "num_generations": settings.group,
+        "max_completion_length": max(source.tokens),
+        "temperature": settings.temperature,
+        "beta": settings.beta,
+        "scale_rewards": settings.scale_rewards,
+        "shuffle_dataset": False,
+    }
+    if settings.vllm:
+        told |= {"use_vllm": True, "vllm_mode": settings.vllm, "vllm_server_base_url": settings.vllm_url}
+    return told
 
 
-def tell(begin: Start, made: Data, settings: Settings) -> None:
+def at_once(source: Source, settings: Settings) -> int:
+    """Tokens that a pass reads at most."""
+    return (settings.at_once or settings.group * source.each) * max(source.tokens)
+
+
+def tell(begin: Start, source: Source, settings: Settings) -> None:
     """What a training would be."""
-    order = ordered(made, settings)
-    tokens = settings.group * sum(made.prompt_tokens[at] + room(made.contexts[at]) for at in order)
-    print(f"{len(made.contexts):,} turns on {made.topics:,} topics, {made.too_long:,} too long")
-    print(f"{made.without_points:,} topics left out, a side without points")
-    print(f"{len(order) // settings.rows:,} steps of {settings.rows} turns, {settings.group} speeches for each")
-    print(f"{len(made.checked):,} turns on held-back topics to check on")
+    order = ordered(source, settings)
+    tokens = settings.group * source.each * sum(source.tokens[at] for at in order)
+    for line in source.said:
+        print(line)
+    batches = len(order) // settings.rows
+    print(f"{batches:,} batches of {settings.rows} {source.kind}, {settings.group} draws for each")
+    print(f"{batches * settings.updates:,} steps")
+    print(f"{len(source.held_back):,} draws on held-back topics to check on")
     print(f"at most {tokens:,} tokens, drawn and then learnt from")
     asked = tokens * (2 if settings.beta else 1)
-    print(
-        policy.estimate(begin.source, settings, tokens=tokens, asked=asked, at_once=at_once(made, settings), full=False)
-    )
+    most = at_once(source, settings)
+    print(policy.estimate(begin.source, settings, tokens=tokens, asked=asked, at_once=most, full=False))
     print("nothing was written")
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """The command line; see `--help`."""
-    return trained(Settings, "grpo", run, argv)
+    words = sys.argv if argv is None else argv
+    whole = "--debates" in words and not any(word.partition("=")[0] == "--data" for word in words)
+    return trained(Settings, "grpo", run, argv, section="debates" if whole else "grpo")
 
 
 if __name__ == "__main__":

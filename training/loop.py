@@ -2,7 +2,8 @@
 
     play     contestants debate the train topics, and the judge decides
     teach    a policy learns the winning speeches (`training.sft`); in the first round only
-    prefer   an adapter over it learns what won against what lost (`training.dpo`), in each round from the latest play
+    prefer   an adapter over it learns what won against what lost (`training.dpo`), in each round from the latest play;
+             with `--method grpo` what its turns earn, with `--method debates` what its debates do (`training.grpo`)
     prove    the last policy plays the taught one, which it descends from, on the sealed topics, both sides, once
 
 In every later play the policies sit among the same opponents, so their ratings can be followed by round. By default
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import polars as pl
 from pydantic import Field, ValidationError
@@ -39,7 +40,7 @@ from runs.spec import Spec
 from runs.statistics import Estimate, rate
 from runs.tables import is_sealed
 from topics.errors import InputError, command, one_line
-from training import dpo, folders, sft
+from training import dpo, folders, grpo, sft
 from training.recipe import NOT_STORED, TINY, Count, Recipe, Training, parse_training, table
 from training.state import State, find_same
 
@@ -47,6 +48,17 @@ NAME = "loop.json"
 OPPONENTS = rosters.DEFAULT.with_name("spread.toml")
 K = TypeVar("K", bound=Training)
 PARENT = "taught"
+LEARNS: dict[str, tuple[Any, str, Any]] = {
+    "dpo": (dpo.Settings, "dpo", dpo.run),
+    "grpo": (grpo.Settings, "grpo", grpo.run),
+    "debates": (grpo.Settings, "grpo", grpo.run),
+}
+"""By `--method`, a training's settings, what its folder is called by, and itself."""
+WHAT = {
+    "dpo": "an adapter learns what won against what lost",
+    "grpo": "an adapter learns what turns earn",
+    "debates": "an adapter learns what debates earn",
+}
 
 
 class Settings(Recipe, cli_prog_name="python -m training.loop"):
@@ -56,6 +68,8 @@ class Settings(Recipe, cli_prog_name="python -m training.loop"):
     """of play and training"""
     roster: Path | None = None
     """opponents and judges (default: six simulated)"""
+    method: Literal["dpo", "grpo", "debates"] = "dpo"
+    """how the adapter learns: pairs, turns, or debates"""
     judge: str = "rules"
     """who decides"""
     format: str
@@ -95,7 +109,7 @@ class Loop:
         """A new loop under `settings.out`."""
         folder = settings.out / "loops" / folders.named()
         loop = cls(folder=folder, settings=settings, done={}, seconds={})
-        for kind, method in ((sft.Settings, "sft"), (dpo.Settings, "dpo")):
+        for kind, method in ((sft.Settings, "sft"), (LEARNS[settings.method][0], settings.method)):
             loop.told(kind, method, "", "")  # what is wrong with a recipe is said before hours are spent
         rosters.load(settings.roster or OPPONENTS)
         folders.begin(folder / NAME, loop.body, settings.out)
@@ -146,7 +160,7 @@ class Loop:
             newest = list(policies.values())[-1]
             child = self.stage(
                 f"prefer {number}",
-                "an adapter learns what won against what lost",
+                WHAT[settings.method],
                 lambda run=played, base=newest: self.prefer(run, base),  # type: ignore[misc]
             )
             policies[f"round-{number}"] = child
@@ -206,12 +220,15 @@ class Loop:
         return self.trained(self.told(sft.Settings, "sft", run, self.settings.base or TINY), "sft", sft.run)
 
     def prefer(self, run: str, base: str) -> str:
-        return self.trained(self.told(dpo.Settings, "dpo", run, base), "dpo", dpo.run)
+        kind, method, train = LEARNS[self.settings.method]
+        return self.trained(self.told(kind, self.settings.method, run, base), method, train)
 
     def told(self, kind: type[K], method: str, run: str, base: str) -> K:
-        """The settings of a training: the recipe's, and what the loop says."""
+        """The settings of a training: those of the recipe's table `method`, and what the loop says."""
         settings = self.settings
-        said = {"from_run": str(settings.out / run), "base": base, "recipe": settings.recipe}
+        said: dict[str, Any] = {"from_run": str(settings.out / run), "base": base, "recipe": settings.recipe}
+        if method == "debates":
+            said |= {"debates": True, "roster": settings.roster or OPPONENTS, "reward_judge": settings.judge}
         said |= {name: getattr(settings, name) for name in ("judge", "seed", "out")}
         try:
             return kind.model_validate(table(str(settings.recipe), method) | said)
@@ -413,7 +430,7 @@ def _dry_run(settings: Settings) -> int:
     print(f"play 1: {debates:,} debates on {len(topics)} topics, {len(spec.contestants)} contestants")
     print(f"teach: {settings.base or 'a tiny base'} learns what won; recipe {settings.recipe}")
     for number in range(1, settings.rounds + 1):
-        print(f"prefer {number}: an adapter learns what won against what lost")
+        print(f"prefer {number}: {WHAT[settings.method]}")
         print(f"play {number + 1}: {settings.again * len(topics):,} debates, {number + 1} policies among the opponents")
     print(f"prove: the last policy against the taught one on {settings.prove_on}, both sides")
     print("nothing was written")

@@ -52,12 +52,15 @@ class Start:
         return self.parent or self.base.name
 
 
-def start(settings: Training, heard: Decided, *, taught: bool) -> Start:
-    """Where a training starts. `taught`: with nothing named, prefer a policy that was taught this run's speeches."""
+def start(settings: Training, heard: Decided | None, *, taught: bool) -> Start:
+    """Where a training starts. `taught`: with nothing named, prefer a policy that was taught this run's speeches.
+
+    Without a run the base is named.
+    """
     out = settings.out / "adapters"
     named = settings.base
     why = ""
-    if named is None and taught and (parent := newest_taught(heard, out)) is not None:
+    if named is None and taught and heard and (parent := newest_taught(heard, out)) is not None:
         named, why = parent.id, "the newest policy taught from this run"
         if parent.recipe != settings.recipe and "recipe" not in settings.typed:
             raise InputError(
@@ -65,6 +68,10 @@ def start(settings: Training, heard: Decided, *, taught: bool) -> Start:
                 f"and no base was named; name it, so that its recipe is taken: --base {parent.id}"
             )
     if named in (None, TINY):
+        if heard is None:
+            raise InputError(
+                "the tiny base is built from a run's texts; name another, such as a policy's id: --base ID"
+            )
         return _tiny(heard, settings, named)
     further = adapter_of(str(named), out)
     if further is not None:

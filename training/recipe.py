@@ -1,8 +1,10 @@
 """What every training command is told, and where its numbers come from: a recipe, `--config`, the command line.
 
-A recipe is a TOML file with a table for each command, `[sft]` and `[dpo]`; those in `training/recipes/` are known by
-name. Any of its numbers can be given on the command line, which wins, or in a `--config` file. The default recipe is
-`tiny` for the tiny base and what was made from it, `persuade` for any other.
+A recipe is a TOML file with a table for each command that it is for: `[sft]`, `[dpo]`, `[grpo]` and
+`[debates]` (GRPO in whole debates), `[loop]`; those in
+`training/recipes/` are known by name. Any of its numbers can be given on the command line, which wins, or in a
+`--config` file. The default recipe is `tiny` for the tiny base and what was made from it; for any other base it is
+`persuade`, in GRPO `debate`, or `refiner` for rows of a file.
 """
 
 import sys
@@ -87,6 +89,10 @@ class Training(Recipe):
     """share of the train topics kept for checks"""
     check_every: Count
     """steps between checks and checkpoints"""
+    keep: Count = 1
+    """checkpoints kept, the newest"""
+    keep_gb: CliSuppress[Positive | None] = None
+    """GB that they may take together"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """of weights, order and dropout"""
     out: Path = OUT
@@ -97,9 +103,9 @@ class Training(Recipe):
     """say what would be done, and write nothing"""
 
 
-NOT_STORED = {"resume", "config", "dry_run", "out"}
+NOT_STORED = {"resume", "config", "dry_run", "out", "keep", "keep_gb", "max_cost"}
 """Settings that do not decide what comes out."""
-PLACES = {"from_run", "base", "pairs"}
+PLACES = {"from_run", "base", "pairs", "data", "roster"}
 """Settings that name where something lies; a record has what they came to."""
 
 T = TypeVar("T", bound=Recipe)
@@ -108,12 +114,12 @@ T = TypeVar("T", bound=Recipe)
 def parse_training(settings: type[T], argv: list[str] | None, section: str) -> T:
     """Fill a command's settings; `section` is its table in a recipe."""
     words = sys.argv[1:] if argv is None else argv
-    given = peek(words, "recipe", "base", "config", "out")
+    given = peek(words, "recipe", "base", "config", "out", "data")
     config = given["config"] or ""
     stated = read_toml(Path(config)) if config.endswith(".toml") else {}
     if stated:
-        given |= {name: stated[name] for name in ("recipe", "base") if given[name] is None and name in stated}
-    recipe = given["recipe"] or default(given["base"], Path(given["out"] or OUT))
+        given |= {name: stated[name] for name in ("recipe", "base", "data") if given[name] is None and name in stated}
+    recipe = given["recipe"] or default(given["base"], Path(given["out"] or OUT), section, rows=bool(given["data"]))
     values = table(str(recipe), section)
     for name in values:
         if name not in settings.model_fields:
@@ -121,21 +127,25 @@ def parse_training(settings: type[T], argv: list[str] | None, section: str) -> T
             raise InputError(f"recipe {str(recipe)!r}, [{section}]: unknown setting {name!r}{hint}")
     optional: dict[str, str] = {name: NEWEST for name in ("from_run", "resume") if name in settings.model_fields}
     filled = parse(settings, argv, optional=optional, defaults=values | {"recipe": recipe})
-    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    named = [word.partition("=")[0].removeprefix("--").partition(".")[0] for word in words if word.startswith("--")]
+    flags = {name.replace("-", "_") for name in named}
     typed = flags | {flag.removeprefix("no_") for flag in flags} | set(stated)
     filled._typed = frozenset(typed & set(settings.model_fields))
     return filled
 
 
-def default(base: str | None, out: Path = OUT) -> str:
-    """The recipe of a base that is named without one."""
+def default(base: str | None, out: Path = OUT, section: str = "dpo", *, rows: bool = False) -> str:
+    """The recipe of a base that is named without one, for a command; `rows`: for rows of a file."""
+    if rows:
+        return "refiner"
+    usual = "debate" if section in ("grpo", "debates") else "persuade"
     if base in (None, TINY):
         return TINY
     try:
         recipe = adapters.find(str(base), out / "adapters").recipe
     except InputError:
-        return "persuade"  # a model's folder or a hub name
-    return recipe if recipe in known() else "persuade"
+        return usual  # a model's folder or a hub name
+    return recipe if recipe in known() and section in read_toml(FOLDER / f"{recipe}.toml") else usual
 
 
 def known() -> list[str]:

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,13 +26,16 @@ from runs.journal import StorageError
 from topics.errors import InputError, one_line
 from training import ranks
 from training.adapters import making, register
+from training.checkpoints import to_free, wanted
+from training.guard import Bounds
+from training.log import PREFERENCE, Log
 from training.policy import Start
 from training.recipe import NOT_STORED, PLACES, Training
-from training.speeches import Decided
 from training.state import State
-from training.watch import Check, Watch, curve, metrics
+from training.watch import Check, Watch
 
 HINTS = ("PytorchStreamWriter", "inline_container", "No space left", "File too large", "quota exceeded")
+UNBOUNDED = Bounds()
 FULL_DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
@@ -43,9 +46,12 @@ class Session:
     settings: Training
     state: State
     begin: Start
-    heard: Decided
     tokenizer: Tokenizer
     form: Form
+    run: str | None = None
+    """The id of the run that was learnt from, and whose verdicts counted."""
+    judge: str | None = None
+    log: Log = PREFERENCE
 
     @property
     def precision(self) -> torch.dtype | None:
@@ -74,44 +80,69 @@ class Session:
             "ddp_backend": "gloo" if ranks.processes() > 1 and not torch.cuda.is_available() else None,
         }
 
-    def fit(self, trainer: Any, check: Check, most: float = float("inf")) -> Adapter | None:
+    def fit(self, trainer: Any, check: Check, bounds: Bounds = UNBOUNDED, *, whole: int = 1) -> Adapter | None:
         """Train from the start, or from the last checkpoint, and register; None where it was stopped on the way.
+
+        It can be stopped, and gone on with, at every `whole`th step.
 
         Raises `StorageError` where the disk is full or the guard found nothing to keep.
         """
         checkpoint = ranks.together(self.state.last_checkpoint)
+        settings, folder = self.settings, self.state.folder
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        room = 12 * trainable + 1_000_000
         watch = Watch(
-            self.state.folder, check, every=self.settings.check_every, most=most, room=12 * trainable + 1_000_000
+            folder,
+            check,
+            log=self.log,
+            every=settings.check_every,
+            whole=whole,
+            bounds=bounds,
+            room=room,
+            keep=settings.keep,
+            keep_gb=settings.keep_gb,
         )
         silence(trainer)
         trainer.add_callback(watch)
-        with self.stored():
+        with self.stored(folder, room):
             try:
                 with watch:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            except InputError:  # the guard, before the first step
-                if ranks.is_first():
-                    self.state.remove()
+            except InputError:
+                self.withdraw()
                 raise
+        if watch.full:
+            raise self.full(f"stopped, {watch.stopped}", folder, room)
         if watch.stopped is not None and not watch.tripped:
             print(f"stopped, {watch.stopped}; {self.go_on('go on with')}", file=sys.stderr)
             return None
-        kept = self.go_back(trainer, str(watch.stopped)) if watch.tripped else trainer.state.global_step
+        step = self.go_back(trainer, str(watch.stopped)) if watch.tripped else trainer.state.global_step
         trainer.accelerator.wait_for_everyone()
-        with self.stored():
-            return ranks.together(lambda: self.register(trainer, watch, kept))
+        with self.stored(settings.out, room):
+            return ranks.together(lambda: self.register(trainer, watch, step))
+
+    def withdraw(self) -> None:
+        """Remove a training that was refused; one that has come to a checkpoint is kept."""
+        if ranks.is_first() and self.state.last_checkpoint() is None:
+            self.state.remove()
 
     @contextmanager
-    def stored(self) -> Iterator[None]:
+    def stored(self, where: Path, room: int) -> Iterator[None]:
         """Around what writes: a full disk, however a library tells it, is a `StorageError` that says how to go on."""
         try:
             yield
         except (OSError, RuntimeError, SafetensorError, InputError) as error:
             if not is_storage(error):
                 raise
-            self.state.last_checkpoint()
-            raise StorageError(f"cannot write ({one_line(str(error))}); {self.go_on('free some disk, then')}") from None
+            raise self.full(f"cannot write ({one_line(str(error))})", where, room) from None
+
+    def full(self, what: str, where: Path, room: int) -> StorageError:
+        """What is kept, and how much to free for a checkpoint, where `room` is what the first takes, about."""
+        good = self.state.last_checkpoint()
+        folder = self.state.folder
+        kept = f"{good.name} is kept in {str(folder)!r}, the last good one" if good else "no checkpoint was made yet"
+        free = to_free(where, wanted(folder, room))
+        return StorageError(f"{what}; {kept}; {self.go_on(f'{free}, then')}")
 
     def go_on(self, how: str) -> str:
         return f"{how}: python -m training.{self.state.method} --resume {shlex.quote(str(self.state.folder))}"
@@ -122,7 +153,9 @@ class Session:
         if good is None:
             if ranks.is_first():
                 self.state.remove()
-            raise StorageError(f"stopped, {why}, and no checkpoint was good; try a lower --learning-rate")
+            raise StorageError(
+                f"stopped, {why}, and no checkpoint was good; try a lower --learning-rate, or a wider bound"
+            )
         print(f"stopped, {why}; what is kept is {good.name}, the last good one", file=sys.stderr)
         if self.form == "lora":
             from peft import set_peft_model_state_dict
@@ -135,17 +168,18 @@ class Session:
     def register(self, trainer: Any, watch: Watch, step: int) -> Adapter:
         """Enter what stands after `step` into the registry, and remove the training's folder."""
         settings = self.settings
-        frame = metrics(trainer.state.log_history)
+        frame = self.log.table(trainer.state.log_history)
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()  # else in bfloat16
         stored = settings.model_dump(mode="json", exclude=NOT_STORED | PLACES)
         with making(settings.out / "adapters") as folder:
-            model.save_pretrained(folder)
+            adapters = {"selected_adapters": ["default"]} if self.form == "lora" else {}
+            model.save_pretrained(folder, **adapters)  # TRL may hold the parent beside it
             if self.form == "full":
                 self.tokenizer.save_pretrained(folder)
             else:
                 (folder / "README.md").unlink(missing_ok=True)
             frame.write_parquet(folder / "metrics.parquet")
-            curve(frame, folder / "curve.svg")
+            self.log.curve(frame, folder / "curve.svg")
             adapter = register(
                 folder,
                 form=self.form,
@@ -159,20 +193,14 @@ class Session:
                 recipe=str(settings.recipe),
                 four_bit=settings.four_bit,
                 pairs=self.state.digests.get("pairs"),
-                run=self.heard.run.folder.name,
-                judge=self.heard.judge,
-                metrics=found(frame, step) | ({"stopped": watch.stopped} if watch.stopped else {}),
+                tasks=self.state.digests.get("tasks"),
+                run=self.run,
+                judge=self.judge,
+                metrics=self.log.figures(frame, step) | ({"stopped": watch.stopped} if watch.stopped else {}),
                 out=settings.out / "adapters",
             )
         self.state.remove()
         return adapter
-
-
-def found(frame: pl.DataFrame, step: int) -> dict[str, float | int | str]:
-    """What the check at `step` found."""
-    row = frame.row(by_predicate=pl.col("step") == step, named=True)
-    names = ("accuracy", "accuracy_low", "accuracy_high", "margin", "perplexity")
-    return {name: round(row[name], 6) for name in names if row[name] is not None} | {"steps": step}
 
 
 def silence(trainer: Any) -> None:

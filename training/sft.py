@@ -135,7 +135,18 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     from training.session import Session
 
     form: Form = "full" if settings.full else "lora"
-    return fit(Session(settings=settings, state=state, begin=begin, heard=heard, tokenizer=tokenizer, form=form), data)
+    return fit(
+        Session(
+            settings=settings,
+            state=state,
+            begin=begin,
+            run=heard.run.folder.name,
+            judge=heard.judge,
+            tokenizer=tokenizer,
+            form=form,
+        ),
+        data,
+    )
 
 
 def named(settings: Settings, begin: Start) -> str:

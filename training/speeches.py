@@ -54,6 +54,22 @@ class Decided:
         """The topics of the speeches."""
         return self.speeches["topic_id"].unique().sort().to_list()
 
+    def played(self, debate_ids: pl.Series, *, turns: bool = True) -> dict[str, Debate]:
+        """Some of the debates by id, with what was said in them, or without; nothing private is read."""
+        wanted = debate_ids.unique()
+        rows = self.debates.select(Match.__slots__).filter(pl.col("debate_id").is_in(wanted.implode()))
+        slots = Spec.read(self.run.folder).format
+        said = turns_of(self.run, wanted) if turns else {}
+        return {
+            match.debate_id: Debate(
+                match=match,
+                topic=self.topics[match.topic_id],
+                slots=slots_for(slots, match.opener),
+                turns=said.get(match.debate_id, ()),
+            )
+            for match in (Match(**row) for row in rows.iter_rows(named=True))
+        }
+
 
 def decided_speeches(
     run: Tables, *, judge: str | None, chosen: list[str], min_margin: float = 0.0, consistent: bool = False
@@ -188,19 +204,10 @@ def prompts(heard: Decided, context: Context, wanted: pl.DataFrame) -> tuple[pl.
     """
     by = list(KEY) if context == "key" else ["debate_id", "turn"]
     asked = wanted.select(*KEY, "debate_id").unique(by, maintain_order=True)
-    played = heard.debates.select(Match.__slots__).filter(pl.col("debate_id").is_in(asked["debate_id"].implode()))
-    matches = {row["debate_id"]: Match(**row) for row in played.iter_rows(named=True)}
-    slots = Spec.read(heard.run.folder).format
-    turns = turns_of(heard.run, asked["debate_id"]) if context == "transcript" else {}
+    debates = heard.played(asked["debate_id"], turns=context == "transcript")
     rows = []
     for topic_id, side, turn, debate_id in asked.iter_rows():
-        match = matches[debate_id]
-        debate = Debate(
-            match=match,
-            topic=heard.topics[topic_id],
-            slots=slots_for(slots, match.opener),
-            turns=turns.get(debate_id, ()),
-        )
+        debate = debates[debate_id]
         said = render(context, debate, debate.slots[turn - 1])
         digest = blake2b(json.dumps(said, ensure_ascii=False).encode(), digest_size=16).hexdigest()
         rows.append((digest, topic_id, side, turn, debate_id, said))

@@ -23,12 +23,11 @@ from runs import NEWEST
 from runs.adapters import Adapter
 from runs.journal import StorageError
 from runs.settings import explain
-from topics.errors import InputError, is_file
-from training import folders, ranks
+from topics.errors import InputError
+from training import checkpoints, folders, ranks
 from training.recipe import NOT_STORED, PLACES, Training, parse_training
 
 NAME = "training.json"
-COMPLETE = "complete"
 
 T = TypeVar("T", bound=Training)
 
@@ -63,13 +62,10 @@ class State:
 
     def last_checkpoint(self) -> Path | None:
         """The last complete checkpoint; what was not finished is removed."""
-        found = []
-        for path in self.folder.glob("checkpoint-*"):
-            if is_file(path / COMPLETE):
-                found.append(path)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
-        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        whole = checkpoints.complete(self.folder)
+        for path in set(self.folder.glob("checkpoint-*")) - set(whole):
+            shutil.rmtree(path, ignore_errors=True)
+        return whole[-1] if whole else None
 
     def same(self, digests: Mapping[str, str]) -> None:
         """Refuse to go on with something else than what the training was begun with."""
@@ -88,7 +84,8 @@ def resumed(settings: T, method: str) -> tuple[T, State]:
     """The training that `--resume` names, and its settings; given ones must be the same."""
     state = State.read(find(str(settings.resume), method, settings.out))
     try:
-        kept = {"out": state.folder.parent.parent, "resume": settings.resume, "dry_run": settings.dry_run}
+        kept = {name: getattr(settings, name) for name in NOT_STORED - {"config"} if hasattr(settings, name)}
+        kept |= {"out": state.folder.parent.parent}
         stored = type(settings).model_validate(state.settings | kept)
     except ValidationError as error:
         raise InputError(f"{str(state.folder)!r} cannot be resumed: {explain(error)}") from None
@@ -118,10 +115,16 @@ def find_same(settings: Training, method: str) -> State | None:
 
 
 def trained(
-    kind: type[T], method: str, run: Callable[[T, State | None], Adapter | None], argv: list[str] | None
+    kind: type[T],
+    method: str,
+    run: Callable[[T, State | None], Adapter | None],
+    argv: list[str] | None,
+    *,
+    section: str | None = None,
 ) -> int:
-    """A training command: parse, train or go on, say what was written."""
-    settings = parse_training(kind, argv, method)
+    """A training command: parse, train or go on, say what was written; `section` is its table in a recipe, where that
+    is not called as the method."""
+    settings = parse_training(kind, argv, section or method)
     state = None
     if settings.resume is not None:
         settings, state = resumed(settings, method)

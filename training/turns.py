@@ -7,8 +7,9 @@ A turn context is what a policy is asked at one place of a debate that was playe
 context shows it, what had been said. It is rendered by what the arena asks with. What a speech earns there is
 counted, by pure functions, from what the topic lets them recognise; no model is asked:
 
-rubric      an item for each of the side's own points, made or not; and for every topic: that the motion's words are
-            spoken, that sentences give reasons, and, as a fault, that sentences stand twice
+rubric      an item for each of the side's own points, made or not, which together weigh as much as two; and for every
+            topic: that the motion's words are spoken, that sentences give reasons, that steps are marked, that the
+            other side is taken up, that the end is a conclusion, and, as a fault, that sentences stand twice
 answered    the share of the opponent's points, of those made in its last speech, that are taken up
 budget      whether the word budget is kept, before anything is trimmed
 format      plain prose that comes to its end
@@ -21,49 +22,92 @@ has the worst score on every item.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import polars as pl
 
 from arena.prompting import Message
 from arena.speech import sentence_ends, visible, within
-from judges.rubric import Item
+from judges.rubric import Item, ItemScore
 from judges.rules import MADE, key_of, stands, words
 from runs.adapters import Context
-from runs.spec import Spec
-from topics import Side, Topic, opposite
+from runs.records import Debate, Slot
+from topics import Topic
 from training.debate_rewards import answered, budget
-from training.rewards import Component, Items, Reward, Rewards, item, worst
+from training.rewards import Component, Items, Reward, Rewards, item, rubric_items, worst
 from training.speeches import KEY, Decided, prompts
 
 REASONS = 0.5
 """Share of the sentences that give a reason, at which all is given."""
+TWICE = 2
+"""Saying a signpost, or taking up the other side, this often is all that is asked."""
+POINTS = 2.0
+"""What the side's points weigh together, in items."""
 
 TO_THE_MOTION = Item(text="speaks to the motion")
 GIVES_REASONS = Item(text="gives reasons")
+MARKS_STEPS = Item(text="marks its steps")
+TAKES_UP = Item(text="takes up the other side")
+CONCLUDES = Item(text="ends with a conclusion")
 SAYS_TWICE = Item(text="says a sentence twice", positive=False)
-STATIC = (TO_THE_MOTION, GIVES_REASONS, SAYS_TWICE)
+STATIC = (TO_THE_MOTION, GIVES_REASONS, MARKS_STEPS, TAKES_UP, CONCLUDES, SAYS_TWICE)
 """The rubric items of every topic."""
+EVERY = Rewards(weights={"rubric": 1.0})
+"""Under which a rubric has all its items."""
 
 _REASON = re.compile(r"\b(?:because|since|so that|for example|for instance|therefore)\b", re.IGNORECASE)
+_STEP = re.compile(
+    r"\b(?:first|second|third|next|moreover|finally)(?:ly)?,|\bthe (?:first|second|third) is\b", re.IGNORECASE
+)
+_THEIRS = re.compile(
+    r"\b(?:my opponents?|the other side|you (?:say|said|claim)|we have (?:just )?heard|against my case|their case)\b",
+    re.IGNORECASE,
+)
+_CONCLUSION = re.compile(
+    r"\b(?:therefore|in short|that is why|for (?:these|all these) reasons|on that ground|so i ask|to conclude)\b",
+    re.IGNORECASE,
+)
 _MARKUP = re.compile(r"^\s*(?:#|[-*•]\s|\d+[.)]\s|\|)|</?[a-z]+>|\*\*|```", re.MULTILINE | re.IGNORECASE)
 """Headings, lists, tables, tags and bold type."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TurnContext:
-    """A turn of a stored debate that is to be spoken anew."""
+    """A task: a turn of a stored debate that is to be spoken anew."""
 
-    topic: Topic
-    side: Side
+    debate: Debate
+    """As it stood before the turn."""
     turn: int
-    words: int
-    """The word budget."""
-    heard: str
-    """What the opponent said last; empty before it has spoken."""
     messages: list[Message]
     """What the policy is asked."""
+
+    @property
+    def slot(self) -> Slot:
+        return self.debate.slots[self.turn - 1]
+
+    @property
+    def topic(self) -> Topic:
+        return self.debate.topic
+
+    @property
+    def unit(self) -> str:
+        return self.topic.topic_id
+
+    @property
+    def name(self) -> str:
+        return f"{self.debate.id}/{self.turn}"
+
+    @property
+    def heard(self) -> str:
+        """What the opponent said last; empty before it has spoken."""
+        last = self.debate.last_of_opponent(self.slot.side)
+        return last.text if last else ""
+
+    @property
+    def most_tokens(self) -> int:
+        """Those that a seat has (`arena.local`)."""
+        return 2 * self.slot.words + 64
 
 
 def turn_contexts(
@@ -84,37 +128,17 @@ def turn_contexts(
     drawn = each.with_columns(lot).sort(place, "lot").drop("lot").head(each.height if most is None else most)
     asked, ids = prompts(heard, context, drawn)
     messages: dict[str, list[Message]] = dict(asked.select("prompt_id", "messages").iter_rows())
-    budgets = {slot.turn: slot.words for slot in Spec.read(heard.run.folder).format}
-    before = _heard_before(heard, drawn["debate_id"])
-    rows = drawn.select("debate_id", *KEY).iter_rows()
+    debates = heard.played(drawn["debate_id"])
+    rows = zip(drawn["debate_id"], drawn["turn"], ids, strict=True)
     contexts = [
-        TurnContext(
-            topic=heard.topics[topic],
-            side=side,
-            turn=turn,
-            words=budgets[turn],
-            heard=before[debate, turn],
-            messages=messages[prompt],
-        )
-        for (debate, topic, side, turn), prompt in zip(rows, ids, strict=True)
+        TurnContext(debate=_before(debates[debate], turn), turn=turn, messages=messages[prompt])
+        for debate, turn, prompt in rows
     ]
     return contexts, len(topics) - len(usable)
 
 
-def _heard_before(heard: Decided, debates: pl.Series) -> dict[tuple[str, int], str]:
-    """What the opponent had said last, by debate and turn."""
-    found: dict[tuple[str, int], str] = {}
-    last: dict[tuple[str, Side], str] = {}
-    rows = heard.speeches.filter(pl.col("debate_id").is_in(debates.implode())).sort("match", "turn")
-    for debate, turn, side, text in rows.select("debate_id", "turn", "side", "text").iter_rows():
-        found[debate, turn] = last.get((debate, opposite(side)), "")
-        last[debate, side] = text
-    return found
-
-
-def room(context: TurnContext) -> int:
-    """Tokens that an answer may have, what ends it included: those that a seat has (`arena.local`)."""
-    return 2 * context.words + 64
+def _before(debate: Debate, turn: int) -> Debate:
+    return replace(debate, turns=debate.turns[: turn - 1])
 
 
 # ── what a speech earns ──────────────────────────────────────────────────────────────────────────────
@@ -132,43 +156,67 @@ class Spoken:
     cut: bool
     """A limit on tokens ended it."""
 
+    @property
+    def says(self) -> bool:
+        """There is a word in it."""
+        return bool(re.search(r"\w", self.text))
+
+
+def read(context: TurnContext, answer: str, *, cut: bool = False) -> Spoken:
+    """An answer as it would be heard; `cut`: a limit on tokens ended it."""
+    whole = visible(answer)
+    return Spoken(context=context, whole=whole, text=within(whole, context.slot.words)[0], cut=cut)
+
+
+def by_rule(spoken: Spoken, component: Component, rewards: Rewards) -> Items:
+    """A component of an answer's reward. Raises `ValueError` for what no rule scores."""
+    if component not in RULES:
+        raise ValueError(f"no rule scores {component!r}; expected {', '.join(RULES)}")
+    items = RULES[component](spoken)
+    if rewards.instance_rubrics_only:
+        items = tuple(one for one in items if one.item not in STATIC)
+    return items if spoken.says else worst(one.item for one in items)
+
 
 def earned(context: TurnContext, answer: str, rewards: Rewards, *, cut: bool = False) -> Reward:
-    """The reward of an answer; `cut`: a limit on tokens ended it. Raises `ValueError` for what no rule scores."""
-    whole = visible(answer)
-    spoken = Spoken(context=context, whole=whole, text=within(whole, context.words)[0], cut=cut)
-    found: dict[Component, Items] = {}
-    for component in rewards.weights:
-        if component not in RULES:
-            raise ValueError(f"no rule scores {component!r}; expected {', '.join(RULES)}")
-        items = RULES[component](spoken)
-        if rewards.instance_rubrics_only:
-            items = tuple(one for one in items if one.item not in STATIC)
-        found[component] = items if re.search(r"\w", spoken.text) else worst(one.item for one in items)
-    return rewards.compose(found)
+    """The reward of an answer by rules alone."""
+    spoken = read(context, answer, cut=cut)
+    return rewards.compose({component: by_rule(spoken, component, rewards) for component in rewards.weights})
+
+
+def rubric_of(context: TurnContext, rewards: Rewards) -> tuple[Item, ...]:
+    """The items that a turn is scored on, by rules or by a judge."""
+    points = context.topic.points[context.slot.side]
+    own = [Item(text=f"makes the point: {point.claim}", weight=POINTS / len(points)) for point in points]
+    static = [one for one in STATIC if one != TAKES_UP or context.turn > 1]  # in the first nobody can be taken up
+    return rubric_items(own, static, instance_only=rewards.instance_rubrics_only)
 
 
 def _rubric(spoken: Spoken) -> Items:
     context, key = spoken.context, key_of(spoken.context.topic)
     said, sentences = words(spoken.text), _sentences(spoken.text)
-    claims = dict(zip((p.claim for p in context.topic.points[context.side]), key.claims[context.side], strict=True))
-    scores = {Item(text=claim): float(stands(clause, said)) for claim, clause in claims.items()}
+    made = [float(stands(claim, said)) for claim in key.claims[context.slot.side]]
     reasons = sum(bool(_REASON.search(sentence)) for sentence in sentences)
-    scores |= {
-        TO_THE_MOTION: min(1.0, len(key.motion & said) / max(1.0, MADE * len(key.motion))),
-        GIVES_REASONS: min(1.0, reasons / max(1.0, REASONS * len(sentences))),
+    scores = {
+        TO_THE_MOTION: len(key.motion & said) / max(1.0, MADE * len(key.motion)),
+        GIVES_REASONS: reasons / max(1.0, REASONS * len(sentences)),
+        MARKS_STEPS: len(_STEP.findall(spoken.text)) / TWICE,
+        TAKES_UP: len(_THEIRS.findall(spoken.text)) / TWICE,
+        CONCLUDES: float(any(_CONCLUSION.search(sentence) for sentence in sentences[-1:])),
         SAYS_TWICE: 1 - len(set(sentences)) / max(1, len(sentences)),
     }
-    return tuple(item(of.text, score, positive=of.positive) for of, score in scores.items())
+    found = [*made, *(min(1.0, scores[of]) for of in STATIC if of != TAKES_UP or context.turn > 1)]
+    items = rubric_of(context, EVERY)
+    return tuple(ItemScore(item=of, score=score, reason="by rule") for of, score in zip(items, found, strict=True))
 
 
 def _answered(spoken: Spoken) -> Items:
     context = spoken.context
-    return answered(context.topic, context.side, context.heard, spoken.text)
+    return answered(context.topic, context.slot.side, context.heard, spoken.text)
 
 
 def _budget(spoken: Spoken) -> Items:
-    return budget(spoken.whole, spoken.context.words)
+    return budget(spoken.whole, spoken.context.slot.words)
 
 
 def _format(spoken: Spoken) -> Items:

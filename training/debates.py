@@ -1,0 +1,493 @@
+"""Whole debates as practice: the policy plays them against seated opponents, and earns what the judge makes of them.
+
+    with company(roster, opponents, judge, slots, out) as seated:
+        practice = Debates(seated=seated, tokenizer=tokenizer, context="transcript", rewards=rewards)
+        samples = practice.draw(speaker, [(Seat(topic=topic, side="for", opponent="granite"), draw) for ...])
+
+All debates of a step go forward together, slot by slot: the policy's turns are drawn in one batch, the opponents are
+asked all at once, as the arena asks them. An opponent's speech enters the sequence as it was heard, and is masked: no
+gradient comes from it. What a debate earns is the verdict, shared by all turns of the policy (`margin`), or what each
+turn moved the judge, who is asked after every turn (`gain`).
+
+How a debate becomes sequences. With transcript prompts, which only grow, it is one, as long as it is: own turns and
+masked ones by turns. With key prompts, or where each turn earns by itself, it is one for each own turn. What departs
+from play: in the long sequence the policy reads its own earlier speeches as it drew them, reasoning and what was
+trimmed included; opponent and judge hear what would be heard.
+
+What went wrong: an opponent or a judge that fails gives no reward (None): that debate makes no turn likelier. A policy
+that says nothing that can be heard has lost: that is its own doing, and the worst reward.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import chain, product
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from arena import bench as benches
+from arena import roster as rosters
+from arena.boundary import ours
+from arena.contestants import Contestant, SpeakFailed, Unavailable
+from arena.generate import Request
+from arena.models import Tokenizer, prompt_ids, rendered
+from arena.prompting import Message, render
+from arena.speech import hear
+from arena.vote import cast
+from judges import Judge
+from judges.asking import NotNow
+from judges.trajectory import After
+from runs.adapters import Context
+from runs.records import (
+    Call,
+    Debate,
+    Match,
+    Order,
+    Slot,
+    Speech,
+    Turn,
+    Vote,
+    Winner,
+    content_id,
+    content_seed,
+)
+from runs.spec import Spec
+from runs.verdicts import from_votes
+from topics import Side, Topic
+from topics.errors import InputError
+from training.debate_rewards import gain, margin
+from training.practice import POLICY, Answer, Sample, Speaker, drawn, text_of
+from training.rewards import Component, Items, Reward, Rewards, worst
+from training.scoring import Unscored
+from training.turns import TurnContext
+
+SEATED = "policy"
+"""What the policy is called in its debates."""
+COMPONENTS: tuple[Component, ...] = ("margin", "gain")
+"""What a whole debate can earn."""
+VALUE: dict[str, float] = {"for": 1.0, "against": -1.0, "tie": 0.0}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """A task: a side of a debate that is yet to be played."""
+
+    topic: Topic
+    side: Side
+    opponent: str
+
+    @property
+    def unit(self) -> str:
+        return self.topic.topic_id
+
+
+# ── who else sits there ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class Company:
+    """Opponents and a judge that can be asked, and the loop in which they are."""
+
+    contestants: Mapping[str, Contestant]
+    judge: Judge
+    slots: tuple[Slot, ...]
+    runner: asyncio.Runner
+    costs: list[float] = field(default_factory=list)
+    """USD of every call."""
+
+    async def margin(self, debate: Debate, turns: int | None = None) -> tuple[float | None, Winner]:
+        """What the judge makes of a debate, or of its first `turns`: its margin, and the winner.
+
+        The margin is -1 (against) to +1 (for), the mean of its votes, each as far as the judge was sure; None where
+        none counts. Raises `Unscored`.
+        """
+        judge = self.judge if turns is None else After(self.judge, turns)
+
+        async def vote(order: Order, sample: int) -> Vote | None:
+            try:
+                return cast(await judge.vote(debate, order, sample), debate, judge.name, order, sample)
+            except NotNow as error:
+                raise Unscored(f"judge {self.judge.name!r} cannot be asked: {error}") from None
+            except BaseException as error:  # whatever a judge raises is a vote that is missing
+                if ours(error):
+                    raise
+                return None
+
+        found = await together(vote(order, sample) for order, sample in product(judge.orders, range(judge.samples)))
+        votes = [one for one in found if one is not None and one.winner in VALUE]
+        sure = [VALUE[vote.winner] * (1.0 if vote.confidence is None else vote.confidence) for vote in votes]
+        return sum(sure) / len(sure) if sure else None, from_votes(debate.id, judge.name, votes).winner
+
+    def turns(self, answers: Sequence[Answer], wanted: Collection[Component]) -> dict[Component, list[Items | None]]:
+        """What the debates of stored turns, spoken anew, are worth with these answers in them, up to there."""
+        return self.runner.run(self._turns(answers, wanted))
+
+    async def _turns(
+        self, answers: Sequence[Answer], wanted: Collection[Component]
+    ) -> dict[Component, list[Items | None]]:
+        before: dict[str, float | None] = {}
+        if "gain" in wanted:
+            contexts = {one.task.name: one.task for one in answers}
+            found = await together(self._stood(context.debate) for context in contexts.values())
+            before = dict(zip(contexts, found, strict=True))
+
+        async def after(one: Answer) -> tuple[float | None, bool]:
+            context: TurnContext = one.task
+            speech = Speech(answer=one.text, cut=one.cut, call=_call(context.debate, context.slot))
+            try:
+                turn = hear(speech, context.debate, context.slot)
+            except SpeakFailed:
+                return None, True
+            return (await self.margin(context.debate.with_turn(_public(turn))))[0], False
+
+        margins = await together(map(after, answers))
+        return {
+            name: [
+                nothing_said(name) if silent else _apply(name, before.get(one.task.name), value, one.task.slot.side)
+                for one, (value, silent) in zip(answers, margins, strict=True)
+            ]
+            for name in wanted
+        }
+
+    async def _stood(self, debate: Debate) -> float | None:
+        return (await self.margin(debate))[0] if debate.turns else 0.0
+
+
+@contextmanager
+def company(
+    roster: rosters.Roster,
+    opponents: Sequence[str],
+    judge: str,
+    slots: tuple[Slot, ...],
+    out: Path,
+    *,
+    max_cost: float | None = None,
+) -> Iterator[Company]:
+    """Seats for `opponents` of a roster and for a judge, who may cost `max_cost` USD together. Raises `InputError`."""
+    known = {entry.name: entry for entry in roster.contestants}
+    for name in opponents:
+        if name not in known:
+            raise InputError(f"unknown opponent {name!r}; expected {', '.join(known)}: see --opponents, --roster")
+    if SEATED in opponents:
+        raise InputError(f"{SEATED!r} is what the policy itself is called; give that opponent another name")
+    entries = [known[name] for name in opponents]
+    spec = Spec(
+        seed=0,
+        topics={},
+        format=slots,
+        opener=slots[0].side,
+        matches=None,
+        replicates=1,
+        contestants=tuple(rosters.resolved(entry, roster.endpoints, out) for entry in entries),
+        settings={"judges": [judge]},
+        **rosters.judging(roster, [judge], seated=entries),
+    )
+    costs: list[float] = []
+
+    def book(call: Call) -> None:
+        costs.append(call.cost_usd)
+
+    with asyncio.Runner() as runner, rosters.seats(spec, out) as seats:
+        seats.lines.budget.most = max_cost
+        bench = benches.bench(spec, seats.lines, book)
+        if bench.panels:
+            raise InputError(f"{judge!r} is a panel; a reward is one judge's: name a member")
+        try:
+            yield Company(contestants=seats.contestants, judge=bench.judges[0], slots=slots, runner=runner, costs=costs)
+        finally:
+            runner.run(seats.lines.close())
+
+
+# ── playing ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(kw_only=True)
+class Played:
+    """A debate that is under way, and the tokens of the policy's turns in it."""
+
+    seat: Seat
+    draw: int
+    debate: Debate
+    own: list[Request] = field(default_factory=list)
+    heard: list[list[int]] = field(default_factory=list)
+    """Before each own turn but the first: tokens of what came in between."""
+    failed: bool = False
+    """An opponent gave no answer: there is no verdict."""
+    silent: bool = False
+    """The policy said nothing that can be heard: it has lost."""
+
+    @property
+    def over(self) -> bool:
+        return self.failed or self.silent or len(self.debate.turns) == len(self.debate.slots)
+
+
+@dataclass(kw_only=True)
+class Debates:
+    """Practice in whole debates."""
+
+    seated: Company
+    tokenizer: Tokenizer
+    context: Context
+    rewards: Rewards
+    window: int | None = None
+    """Most tokens of a sequence."""
+    group: int = 1
+    """Draws of a seat that follow each other meet an opponent with the same luck, so many at a time: they then differ
+    by the policy alone."""
+    adapter: str = POLICY
+    each: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.rewards.weights) - set(COMPONENTS):
+            raise InputError(
+                f"a whole debate cannot earn {min(unknown)!r}; expected weights of {' and '.join(COMPONENTS)}"
+            )
+        self.each = len(self.seated.slots) // 2 if is_by_turn(self.context, self.rewards) else 1
+
+    def draw(self, speaker: Speaker, wanted: Sequence[tuple[Seat, int]]) -> list[Sample]:
+        """Debates, one for each, and their sequences."""
+        debates = [self._opened(seat, draw) for seat, draw in wanted]
+        for number in range(len(self.seated.slots)):
+            going = [one for one in debates if not one.over]
+            self._speak(speaker, [one for one in going if one.debate.slots[number].side == one.seat.side], number)
+            others = [one for one in going if one.debate.slots[number].side != one.seat.side]
+            self.seated.runner.run(together(self._hear(one, number) for one in others))
+        judged = self.seated.runner.run(together(self._judged(one) for one in debates))
+        served = any(request.log_probs is not None for one in debates for request in one.own)
+        found = (self._samples(one, votes, served) for one, votes in zip(debates, judged, strict=True))
+        return list(chain.from_iterable(found))
+
+    def _opened(self, seat: Seat, draw: int) -> Played:
+        slots = self.seated.slots
+        sides = (SEATED, seat.opponent) if seat.side == "for" else (seat.opponent, SEATED)
+        key = ("rollout", seat.topic.topic_id, *sides, draw // self.group)
+        match = Match(
+            debate_id=content_id(*key),  # opponents of every kind make their seeds of both
+            match=draw,
+            topic_id=seat.topic.topic_id,
+            for_contestant=sides[0],
+            against_contestant=sides[1],
+            opener=slots[0].side,
+            replicate=0,
+            seed=content_seed(*key),
+        )
+        return Played(seat=seat, draw=draw, debate=Debate(match=match, topic=seat.topic, slots=slots))
+
+    def _speak(self, speaker: Speaker, debates: Sequence[Played], number: int) -> None:
+        """The policy's turn, in all debates where it is."""
+        requests = []
+        for one in debates:
+            request = self._request(one, one.debate.slots[number], speaker.temperature)
+            one.own.append(request)
+            requests.append(request)
+        speaker(requests)
+        for one, request in zip(debates, requests, strict=True):
+            slot = one.debate.slots[number]
+            speech = Speech(
+                answer=text_of(self.tokenizer, request), cut=request.finish == "length", call=_call(one.debate, slot)
+            )
+            try:
+                one.debate = one.debate.with_turn(_public(hear(speech, one.debate, slot)))
+            except SpeakFailed:
+                one.silent = True
+
+    def _request(self, one: Played, slot: Slot, temperature: float) -> Request:
+        said = render(self.context, one.debate, slot)
+        if self.each > 1 or not one.own:
+            prompt = prompt_ids(self.tokenizer, said)
+        else:
+            before = one.own[-1]
+            one.heard.append(between(self.tokenizer, said, ended=before.end == self.tokenizer.eos_token_id))
+            prompt = [*before.prompt, *drawn(before), *one.heard[-1]]
+        most = 2 * slot.words + 64
+        if self.window is not None and len(prompt) + most > self.window:
+            raise InputError(
+                f"a debate has {len(prompt):,} tokens before turn {slot.turn}, which may have {most:,} more, and "
+                f"--max-length is {self.window:,}; raise it, or name a shorter format"
+            )
+        return Request(
+            prompt=prompt,
+            adapter=self.adapter,
+            seed=content_seed("speak", one.debate.id, one.draw, slot.turn),
+            temperature=temperature,
+            most=most,
+        )
+
+    async def _hear(self, one: Played, number: int) -> None:
+        """An opponent's turn."""
+        slot = one.debate.slots[number]
+        try:
+            speech = await self.seated.contestants[one.seat.opponent].speak(one.debate, slot)
+            turn = hear(speech, one.debate, slot)
+        except Unavailable as error:
+            raise Unscored(f"opponent {one.seat.opponent!r} cannot be asked: {error}") from None
+        except BaseException as error:  # whatever an opponent raises, the others' debates go on
+            if ours(error):
+                raise
+            one.failed = True
+            return
+        self.seated.costs.extend(call.cost_usd for call in (speech.call, speech.shorten) if call)
+        one.debate = one.debate.with_turn(_public(turn))
+
+    # ── judging ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def _judged(self, one: Played) -> list[tuple[float | None, Winner]]:
+        """Margin and winner of the whole debate; where turns earn by themselves, of it as it stood after each turn."""
+        if one.failed or one.silent:
+            return []
+        turns = range(1, len(one.debate.slots) + 1) if "gain" in self.rewards.weights else [len(one.debate.slots)]
+        return await together(self.seated.margin(one.debate, turn) for turn in turns)
+
+    # ── what is learnt from ──────────────────────────────────────────────────────────────────────────
+
+    def _samples(self, one: Played, judged: Sequence[tuple[float | None, Winner]], served: bool) -> list[Sample]:
+        """The sequences of a debate, `each` of them; the first says how it ended."""
+        rewards = self._rewards(one, judged)
+        if self.each == 1 and one.own:
+            samples = [self._long(one, rewards[-1])]
+        else:
+            samples = [self._short(one, request, reward) for request, reward in zip(one.own, rewards, strict=False)]
+        samples += [self._nothing(one, served)] * (self.each - len(samples))
+        return [replace(samples[0], score=_score(one, judged)), *samples[1:]]
+
+    def _long(self, one: Played, reward: Reward) -> Sample:
+        """A debate as one sequence."""
+        completion, own, log_probs = list[int](), list[int](), list[float]()
+        for request, heard in zip(one.own, [[], *one.heard], strict=True):
+            said = drawn(request)
+            completion += [*heard, *said]
+            own += [0] * len(heard) + [1] * len(said)
+            log_probs += [0.0] * len(heard) + (request.log_probs or [])
+        last = one.own[-1]
+        return Sample(
+            unit=one.seat.unit,
+            prompt=one.own[0].prompt,
+            completion=completion,
+            own=own,
+            log_probs=log_probs if last.log_probs is not None else None,
+            texts=[text_of(self.tokenizer, request) for request in one.own],
+            cut=last.finish == "length",
+            reward=reward,
+        )
+
+    def _short(self, one: Played, request: Request, reward: Reward) -> Sample:
+        """A turn of a debate as a sequence."""
+        said = drawn(request)
+        return Sample(
+            unit=one.seat.unit,
+            prompt=request.prompt,
+            completion=said,
+            own=[1] * len(said),
+            log_probs=request.log_probs,
+            texts=(text_of(self.tokenizer, request),),
+            cut=request.finish == "length",
+            reward=reward,
+        )
+
+    def _nothing(self, one: Played, served: bool) -> Sample:
+        """For a turn that was not come to: a token that nobody drew, from which nothing is learnt."""
+        end, log_probs = [self.tokenizer.eos_token_id], [0.0] if served else None
+        nothing = Reward(value=None, components=dict.fromkeys(self.rewards.weights))
+        return Sample(
+            unit=one.seat.unit,
+            prompt=end,
+            completion=end,
+            own=[0],
+            log_probs=log_probs,
+            filler=one.silent,
+            reward=nothing,
+        )
+
+    def _rewards(self, one: Played, judged: Sequence[tuple[float | None, Winner]]) -> list[Reward]:
+        """What each own turn earns."""
+        if one.silent:
+            lost = self.rewards.compose({name: nothing_said(name) for name in self.rewards.weights})
+            return [lost] * len(one.own)
+        margins = [value for value, _ in judged]
+        rewards = []
+        for slot in one.debate.slots:
+            if slot.side != one.seat.side:
+                continue
+            before = 0.0 if slot.turn == 1 else margins[slot.turn - 2] if len(margins) > 1 else None
+            after = margins[slot.turn - 1] if len(margins) > 1 else None
+            last = margins[-1] if margins else None
+            found = {
+                name: _apply(name, *((before, after) if name == "gain" else (None, last)), one.seat.side)
+                for name in self.rewards.weights
+            }
+            rewards.append(self.rewards.compose(found))
+        return rewards
+
+
+def between(tokenizer: Tokenizer, messages: Sequence[Message], *, ended: bool) -> list[int]:
+    """The tokens that follow an own speech in a prompt, up to where the next one begins.
+
+    `messages` end with what is asked now, and the own speech stands before it; `ended` says that the token which ends
+    a turn was drawn with it. Raises `InputError` for a chat template that does not show one turn after the other.
+    """
+    mark = f"own speech {uuid4().hex}"
+    *before, _, now = messages
+    said = [*before, Message(role="assistant", content=mark), now]
+    shown = rendered(tokenizer, said)
+    head, found, tail = shown.rpartition(mark)
+    if not found or not head:
+        raise InputError("the chat template does not show a speech as it was given; whole debates need one that does")
+    ids = list(tokenizer(tail, add_special_tokens=False)["input_ids"])
+    return ids[1:] if ended and ids[:1] == [tokenizer.eos_token_id] else ids
+
+
+def _score(one: Played, judged: Sequence[tuple[float | None, Winner]]) -> float | None:
+    """1 for a debate that the policy won, 1/2 for a tie, 0 for a loss; None where nobody knows."""
+    if one.silent:
+        return 0.0
+    winner = judged[-1][1] if judged else "invalid"
+    return None if winner not in VALUE else 0.5 if winner == "tie" else float(winner == one.seat.side)
+
+
+def _apply(name: Component, before: float | None, after: float | None, side: Side) -> Items | None:
+    return gain(before, after, side) if name == "gain" else margin(after, side)
+
+
+def nothing_said(name: Component) -> Items:
+    """What whoever says nothing earns: the worst."""
+    return worst(scored.item for scored in _apply(name, 0.0, 0.0, "for") or ())
+
+
+def is_by_turn(context: Context, rewards: Rewards) -> bool:
+    """Whether each own turn of a debate is a sequence by itself."""
+    return context == "key" or "gain" in rewards.weights
+
+
+def _public(turn: Turn) -> Turn:
+    return replace(turn, reasoning=None)
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them give; where one fails, the others have come to their end before it is raised."""
+    found = await asyncio.gather(*work, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return found  # type: ignore[return-value]
+
+
+def _call(debate: Debate, slot: Slot) -> Call:
+    """What a turn of the policy's own cost: nothing."""
+    return Call(
+        call_id=content_id(debate.id, "speak", slot.turn),
+        debate_id=debate.id,
+        role="speak",
+        turn=slot.turn,
+        endpoint="local",
+        model=SEATED,
+        latency_s=0.0,
+        finish_reason=None,
+        started_at=datetime.now(UTC),
+    )
