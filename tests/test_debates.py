@@ -38,8 +38,9 @@ from runs.adapters import Adapter, Context  # noqa: E402
 from runs.records import Call, Debate, Match, Order, Slot, Speech, Turn, Vote  # noqa: E402
 from topics import Side, Topic, opposite  # noqa: E402
 from topics.errors import InputError  # noqa: E402
-from training import debates, grpo, sft, tiny  # noqa: E402
-from training.debates import SEATED, Company, Debates, Seat, between, company  # noqa: E402
+from training import grpo, sft, tiny  # noqa: E402
+from training.company import SEATED, Company, company  # noqa: E402
+from training.debates import Debates, Seat, between  # noqa: E402
 from training.practice import Answer, Sample  # noqa: E402
 from training.recipe import parse_training  # noqa: E402
 from training.rewards import Rewards  # noqa: E402
@@ -740,7 +741,7 @@ def table_of(adapter: Adapter) -> pl.DataFrame:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "more"),
-    [(6, ["--context", "key", "--updates", "2", "--check-every", "2"]), (3, ["--context", "transcript"])],
+    [(6, ["--context", "key", "--updates", "2", "--check-every", "2", "--league"]), (3, ["--context", "transcript"])],
     ids=["key", "transcript"],
 )
 def test_a_training_killed_between_checkpoints_comes_to_the_same_weights(
@@ -785,7 +786,7 @@ def test_a_dry_run_writes_nothing_and_asks_nobody(
     def nobody(*_: object, **__: object) -> None:
         raise AssertionError("somebody was seated")
 
-    monkeypatch.setattr(debates, "company", nobody)
+    monkeypatch.setattr("training.company.company", nobody)
     monkeypatch.setattr(rosters, "seats", nobody)
     before = sorted((path, path.stat().st_mtime_ns) for path in made.rglob("*"))
     assert grpo.main(words(made, *QUICK, "--dry-run")) == 0

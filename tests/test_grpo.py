@@ -39,7 +39,7 @@ pytestmark = [
 
 TOPICS = [topic.topic_id for topic in topics.load("train")][:12]
 QUICK_SFT = ["--limit", "960", "--rows", "16", "--check-every", "1000", "--held-back", "0.3"]
-QUICK = ["--limit", "48", "--group", "4", "--check-every", "3", "--checks", "24", "--held-back", "0.3"]
+QUICK = ["--limit", "48", "--rows", "8", "--group", "4", "--check-every", "3", "--checks", "24", "--held-back", "0.3"]
 QUICK += ["--guard.perplexity", "1e9", "--guard.words", "[0,10]"]
 """Six steps."""
 SHORT = ["--limit", "16", "--checks", "8"]
@@ -117,6 +117,7 @@ def test_what_no_rule_scores_is_an_error() -> None:
 
 def test_a_reward_that_cannot_be_had_is_none_and_is_counted() -> None:
     from training.draws import summary
+    from training.practice import Sample
 
     def reward(short: float, cut: bool) -> Reward:
         items = (item("short", short), item("cut", float(cut)), item("same", 1.0))
@@ -125,7 +126,8 @@ def test_a_reward_that_cannot_be_had_is_none_and_is_counted() -> None:
     outage = Reward(value=None, components={"rubric": None})
     rewards = [reward(1.0, False), outage, reward(0.0, False), reward(1.0, True)]
     assert [one.value for one in rewards] == pytest.approx([4 / 3, None, 2 / 3, 2.0])
-    told = summary(rewards, 2)
+    samples = [Sample(unit="a", prompt=[1], completion=[1], reward=one) for one in rewards]
+    told = summary(samples, 2)
     assert told["unscored"] == 1 / 4 and told["train_rubric"] == pytest.approx((2 / 3 + 1 / 3 + 1) / 3)
     assert told["dead_items"] == pytest.approx(1 / 3)
 

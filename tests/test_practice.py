@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 from trl import GRPOConfig  # noqa: E402
 
-from arena.generate import BASE, Request  # noqa: E402
+from arena.generate import Request  # noqa: E402
 from arena.models import Model, Tokenizer, load_model, load_tokenizer, prompt_ids, speech_ids  # noqa: E402
 from arena.prompting import Message  # noqa: E402
 from training import practice as practices  # noqa: E402
@@ -37,7 +37,6 @@ from training.practice import (  # noqa: E402
     Sample,
     Served,
     Speaker,
-    asked,
     batches,
     drawn,
     text_of,
@@ -233,10 +232,6 @@ def test_drawing_leaves_the_model_as_it_was_and_draws_without_dropout(
     with pytest.raises(RuntimeError, match="broken"):
         local(Filling(model, [1], "broken"), tokenizer)([Request(prompt=[1], seed=0, most=1)])
     assert model.training is training
-
-
-def test_the_adapter_that_is_trained_is_asked_for(model: Model, folder: Path) -> None:
-    assert asked(model) == "default" and asked(load_model(str(folder))) == BASE
 
 
 # ── a server ─────────────────────────────────────────────────────────────────────────────────────────

@@ -45,6 +45,7 @@ pytestmark = [
 TOPICS = [topic.topic_id for topic in topics.load("train")][:10]
 QUICK_SFT = ["--limit", "640", "--rows", "16", "--check-every", "1000", "--held-back", "0.3"]
 QUICK = ["--limit", "24", "--rows", "4", "--group", "4", "--check-every", "2", "--held-back", "0.3"]
+QUICK += ["--rank", "16", "--learning-rate", "1e-3"]
 QUICK += ["--guard.perplexity", "1e9", "--guard.repetition", "1", "--guard.kl", "1e9"]
 """Six steps, a checkpoint after each second one."""
 CALM = [*QUICK, "--guard.words", "[0,1e9]"]
@@ -195,6 +196,7 @@ def test_a_resumed_training_is_measured_by_its_very_first_check(tmp_path: Path) 
         lambda _: {"held_back_words": 190.0},
         log=PREFERENCE,
         every=2,
+        whole=1,
         bounds=Bounds(words=(0.5, 1.8)),
         room=1,
         keep=1,

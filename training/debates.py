@@ -1,13 +1,14 @@
 """Whole debates as practice: the policy plays them against seated opponents, and earns what the judge makes of them.
 
-    with company(roster, opponents, judge, slots, out) as seated:
+    with company(roster, opponents, judge, slots, out) as seated:       # training/company.py
         practice = Debates(seated=seated, tokenizer=tokenizer, context="transcript", rewards=rewards)
         samples = practice.draw(speaker, [(Seat(topic=topic, side="for", opponent="granite"), draw) for ...])
 
 All debates of a step go forward together, slot by slot: the policy's turns are drawn in one batch, the opponents are
-asked all at once, as the arena asks them. An opponent's speech enters the sequence as it was heard, and is masked: no
-gradient comes from it. What a debate earns is the verdict, shared by all turns of the policy (`margin`), or what each
-turn moved the judge, who is asked after every turn (`gain`).
+asked all at once, as the arena asks them. An opponent may be the policy as it was, at a check or before it was trained
+(`--league`): its adapter is kept beside the one that is trained, and in its checkpoints. What an opponent said enters
+the sequence as it was heard, and is masked: no gradient comes from it. What a debate earns is the verdict, shared by
+all turns of the policy (`margin`), or what each turn moved the judge, who is asked after every turn (`gain`).
 
 How a debate becomes sequences. With transcript prompts, which only grow, it is one, as long as it is: own turns and
 masked ones by turns. With key prompts, or where each turn earns by itself, it is one for each own turn. What departs
@@ -20,59 +21,38 @@ that says nothing that can be heard has lost: that is its own doing, and the wor
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from itertools import chain, product
-from pathlib import Path
-from typing import Any, TypeVar
+from itertools import chain
 from uuid import uuid4
 
-from arena import bench as benches
-from arena import roster as rosters
 from arena.boundary import ours
-from arena.contestants import Contestant, SpeakFailed, Unavailable
+from arena.contestants import SpeakFailed, Unavailable
 from arena.generate import Request
 from arena.models import Tokenizer, prompt_ids, rendered
 from arena.prompting import Message, render
 from arena.speech import hear
-from arena.vote import cast
-from judges import Judge
-from judges.asking import NotNow
-from judges.trajectory import After
 from runs.adapters import Context
 from runs.records import (
-    Call,
     Debate,
     Match,
-    Order,
     Slot,
     Speech,
-    Turn,
-    Vote,
     Winner,
     content_id,
     content_seed,
 )
-from runs.spec import Spec
-from runs.verdicts import from_votes
 from topics import Side, Topic
 from topics.errors import InputError
-from training.debate_rewards import gain, margin
-from training.practice import POLICY, Answer, Sample, Speaker, drawn, text_of
-from training.rewards import Component, Items, Reward, Rewards, worst
+from training.company import SEATED, VALUE, Company, call_of, nothing_said, public, together, worth
+from training.practice import POLICY, Sample, Speaker, drawn, text_of
+from training.rewards import Component, Reward, Rewards
 from training.scoring import Unscored
-from training.turns import TurnContext
 
-SEATED = "policy"
-"""What the policy is called in its debates."""
+ITSELF, PARENT = "its past", "its parent"
+"""Opponents that are the policy as it was: at a check, by lot, or before it was trained."""
 COMPONENTS: tuple[Component, ...] = ("margin", "gain")
 """What a whole debate can earn."""
-VALUE: dict[str, float] = {"for": 1.0, "against": -1.0, "tie": 0.0}
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,123 +68,6 @@ class Seat:
         return self.topic.topic_id
 
 
-# ── who else sits there ──────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, kw_only=True)
-class Company:
-    """Opponents and a judge that can be asked, and the loop in which they are."""
-
-    contestants: Mapping[str, Contestant]
-    judge: Judge
-    slots: tuple[Slot, ...]
-    runner: asyncio.Runner
-    costs: list[float] = field(default_factory=list)
-    """USD of every call."""
-
-    async def margin(self, debate: Debate, turns: int | None = None) -> tuple[float | None, Winner]:
-        """What the judge makes of a debate, or of its first `turns`: its margin, and the winner.
-
-        The margin is -1 (against) to +1 (for), the mean of its votes, each as far as the judge was sure; None where
-        none counts. Raises `Unscored`.
-        """
-        judge = self.judge if turns is None else After(self.judge, turns)
-
-        async def vote(order: Order, sample: int) -> Vote | None:
-            try:
-                return cast(await judge.vote(debate, order, sample), debate, judge.name, order, sample)
-            except NotNow as error:
-                raise Unscored(f"judge {self.judge.name!r} cannot be asked: {error}") from None
-            except BaseException as error:  # whatever a judge raises is a vote that is missing
-                if ours(error):
-                    raise
-                return None
-
-        found = await together(vote(order, sample) for order, sample in product(judge.orders, range(judge.samples)))
-        votes = [one for one in found if one is not None and one.winner in VALUE]
-        sure = [VALUE[vote.winner] * (1.0 if vote.confidence is None else vote.confidence) for vote in votes]
-        return sum(sure) / len(sure) if sure else None, from_votes(debate.id, judge.name, votes).winner
-
-    def turns(self, answers: Sequence[Answer], wanted: Collection[Component]) -> dict[Component, list[Items | None]]:
-        """What the debates of stored turns, spoken anew, are worth with these answers in them, up to there."""
-        return self.runner.run(self._turns(answers, wanted))
-
-    async def _turns(
-        self, answers: Sequence[Answer], wanted: Collection[Component]
-    ) -> dict[Component, list[Items | None]]:
-        before: dict[str, float | None] = {}
-        if "gain" in wanted:
-            contexts = {one.task.name: one.task for one in answers}
-            found = await together(self._stood(context.debate) for context in contexts.values())
-            before = dict(zip(contexts, found, strict=True))
-
-        async def after(one: Answer) -> tuple[float | None, bool]:
-            context: TurnContext = one.task
-            speech = Speech(answer=one.text, cut=one.cut, call=_call(context.debate, context.slot))
-            try:
-                turn = hear(speech, context.debate, context.slot)
-            except SpeakFailed:
-                return None, True
-            return (await self.margin(context.debate.with_turn(_public(turn))))[0], False
-
-        margins = await together(map(after, answers))
-        return {
-            name: [
-                nothing_said(name) if silent else _apply(name, before.get(one.task.name), value, one.task.slot.side)
-                for one, (value, silent) in zip(answers, margins, strict=True)
-            ]
-            for name in wanted
-        }
-
-    async def _stood(self, debate: Debate) -> float | None:
-        return (await self.margin(debate))[0] if debate.turns else 0.0
-
-
-@contextmanager
-def company(
-    roster: rosters.Roster,
-    opponents: Sequence[str],
-    judge: str,
-    slots: tuple[Slot, ...],
-    out: Path,
-    *,
-    max_cost: float | None = None,
-) -> Iterator[Company]:
-    """Seats for `opponents` of a roster and for a judge, who may cost `max_cost` USD together. Raises `InputError`."""
-    known = {entry.name: entry for entry in roster.contestants}
-    for name in opponents:
-        if name not in known:
-            raise InputError(f"unknown opponent {name!r}; expected {', '.join(known)}: see --opponents, --roster")
-    if SEATED in opponents:
-        raise InputError(f"{SEATED!r} is what the policy itself is called; give that opponent another name")
-    entries = [known[name] for name in opponents]
-    spec = Spec(
-        seed=0,
-        topics={},
-        format=slots,
-        opener=slots[0].side,
-        matches=None,
-        replicates=1,
-        contestants=tuple(rosters.resolved(entry, roster.endpoints, out) for entry in entries),
-        settings={"judges": [judge]},
-        **rosters.judging(roster, [judge], seated=entries),
-    )
-    costs: list[float] = []
-
-    def book(call: Call) -> None:
-        costs.append(call.cost_usd)
-
-    with asyncio.Runner() as runner, rosters.seats(spec, out) as seats:
-        seats.lines.budget.most = max_cost
-        bench = benches.bench(spec, seats.lines, book)
-        if bench.panels:
-            raise InputError(f"{judge!r} is a panel; a reward is one judge's: name a member")
-        try:
-            yield Company(contestants=seats.contestants, judge=bench.judges[0], slots=slots, runner=runner, costs=costs)
-        finally:
-            runner.run(seats.lines.close())
-
-
 # ── playing ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -215,6 +78,8 @@ class Played:
     seat: Seat
     draw: int
     debate: Debate
+    past: str | None = None
+    """The adapter that speaks for the opponent, where that is the policy as it was."""
     own: list[Request] = field(default_factory=list)
     heard: list[list[int]] = field(default_factory=list)
     """Before each own turn but the first: tokens of what came in between."""
@@ -253,18 +118,19 @@ class Debates:
 
     def draw(self, speaker: Speaker, wanted: Sequence[tuple[Seat, int]]) -> list[Sample]:
         """Debates, one for each, and their sequences."""
-        debates = [self._opened(seat, draw) for seat, draw in wanted]
+        debates = [self._opened(speaker, seat, draw) for seat, draw in wanted]
         for number in range(len(self.seated.slots)):
             going = [one for one in debates if not one.over]
-            self._speak(speaker, [one for one in going if one.debate.slots[number].side == one.seat.side], number)
             others = [one for one in going if one.debate.slots[number].side != one.seat.side]
-            self.seated.runner.run(together(self._hear(one, number) for one in others))
+            drawn = [one for one in going if one not in others or one.past]
+            self._speak(speaker, drawn, number)
+            self.seated.runner.run(together(self._hear(one, number) for one in others if not one.past))
         judged = self.seated.runner.run(together(self._judged(one) for one in debates))
         served = any(request.log_probs is not None for one in debates for request in one.own)
         found = (self._samples(one, votes, served) for one, votes in zip(debates, judged, strict=True))
         return list(chain.from_iterable(found))
 
-    def _opened(self, seat: Seat, draw: int) -> Played:
+    def _opened(self, speaker: Speaker, seat: Seat, draw: int) -> Played:
         slots = self.seated.slots
         sides = (SEATED, seat.opponent) if seat.side == "for" else (seat.opponent, SEATED)
         key = ("rollout", seat.topic.topic_id, *sides, draw // self.group)
@@ -278,25 +144,44 @@ class Debates:
             replicate=0,
             seed=content_seed(*key),
         )
-        return Played(seat=seat, draw=draw, debate=Debate(match=match, topic=seat.topic, slots=slots))
+        past = None
+        if seat.opponent in (ITSELF, PARENT):
+            selves = speaker.selves
+            past = selves[match.seed % len(selves)] if seat.opponent == ITSELF else selves[0]
+        return Played(seat=seat, draw=draw, debate=Debate(match=match, topic=seat.topic, slots=slots), past=past)
 
     def _speak(self, speaker: Speaker, debates: Sequence[Played], number: int) -> None:
-        """The policy's turn, in all debates where it is."""
+        """The policy's turn, in all debates where it is, and that of what it was."""
         requests = []
         for one in debates:
-            request = self._request(one, one.debate.slots[number], speaker.temperature)
-            one.own.append(request)
+            slot = one.debate.slots[number]
+            own = slot.side == one.seat.side
+            request = (self._request if own else self._past_request)(one, slot, speaker.temperature)
+            if own:
+                one.own.append(request)
             requests.append(request)
         speaker(requests)
         for one, request in zip(debates, requests, strict=True):
             slot = one.debate.slots[number]
             speech = Speech(
-                answer=text_of(self.tokenizer, request), cut=request.finish == "length", call=_call(one.debate, slot)
+                answer=text_of(self.tokenizer, request), cut=request.finish == "length", call=call_of(one.debate, slot)
             )
             try:
-                one.debate = one.debate.with_turn(_public(hear(speech, one.debate, slot)))
+                one.debate = one.debate.with_turn(public(hear(speech, one.debate, slot)))
             except SpeakFailed:
-                one.silent = True
+                own = slot.side == one.seat.side
+                one.silent, one.failed = own, not own
+
+    def _past_request(self, one: Played, slot: Slot, temperature: float) -> Request:
+        """What the policy as it was is asked: as in play, with its own earlier speeches as they were heard."""
+        assert one.past is not None
+        return Request(
+            prompt=prompt_ids(self.tokenizer, render(self.context, one.debate, slot)),
+            adapter=one.past,
+            seed=content_seed("past", one.debate.id, slot.turn),
+            temperature=temperature,
+            most=2 * slot.words + 64,
+        )
 
     def _request(self, one: Played, slot: Slot, temperature: float) -> Request:
         said = render(self.context, one.debate, slot)
@@ -334,7 +219,7 @@ class Debates:
             one.failed = True
             return
         self.seated.costs.extend(call.cost_usd for call in (speech.call, speech.shorten) if call)
-        one.debate = one.debate.with_turn(_public(turn))
+        one.debate = one.debate.with_turn(public(turn))
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -419,7 +304,7 @@ class Debates:
             after = margins[slot.turn - 1] if len(margins) > 1 else None
             last = margins[-1] if margins else None
             found = {
-                name: _apply(name, *((before, after) if name == "gain" else (None, last)), one.seat.side)
+                name: worth(name, *((before, after) if name == "gain" else (None, last)), one.seat.side)
                 for name in self.rewards.weights
             }
             rewards.append(self.rewards.compose(found))
@@ -451,43 +336,6 @@ def _score(one: Played, judged: Sequence[tuple[float | None, Winner]]) -> float 
     return None if winner not in VALUE else 0.5 if winner == "tie" else float(winner == one.seat.side)
 
 
-def _apply(name: Component, before: float | None, after: float | None, side: Side) -> Items | None:
-    return gain(before, after, side) if name == "gain" else margin(after, side)
-
-
-def nothing_said(name: Component) -> Items:
-    """What whoever says nothing earns: the worst."""
-    return worst(scored.item for scored in _apply(name, 0.0, 0.0, "for") or ())
-
-
 def is_by_turn(context: Context, rewards: Rewards) -> bool:
     """Whether each own turn of a debate is a sequence by itself."""
     return context == "key" or "gain" in rewards.weights
-
-
-def _public(turn: Turn) -> Turn:
-    return replace(turn, reasoning=None)
-
-
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of them give; where one fails, the others have come to their end before it is raised."""
-    found = await asyncio.gather(*work, return_exceptions=True)
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-    return found  # type: ignore[return-value]
-
-
-def _call(debate: Debate, slot: Slot) -> Call:
-    """What a turn of the policy's own cost: nothing."""
-    return Call(
-        call_id=content_id(debate.id, "speak", slot.turn),
-        debate_id=debate.id,
-        role="speak",
-        turn=slot.turn,
-        endpoint="local",
-        model=SEATED,
-        latency_s=0.0,
-        finish_reason=None,
-        started_at=datetime.now(UTC),
-    )

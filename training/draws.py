@@ -36,7 +36,7 @@ from runs.files import replace_text
 from runs.statistics import NAMES, Estimate, rate, standard_error, t_interval, topic_weights
 from training.guard import repetition
 from training.log import Log
-from training.practice import Practice, Sample, Served, Speaker
+from training.practice import Practice, Sample, Served, Speaker, keep, reference
 from training.preference import perplexity
 from training.reference import score
 from training.rewards import Component, Reward, dead_items, spreads
@@ -172,10 +172,14 @@ class HeldBack:
     autocast: torch.dtype | None
     memory: Path
     """Where the first check's rewards are kept, for a training that goes on."""
+    league: bool = False
+    """Keep what the policy is at each check, as an opponent."""
 
     def __call__(self, model: Model) -> dict[str, float]:
         samples = self.practice.draw(self.speaker(model), self.wanted)
         shares = [None if one.reward.value is None else one.reward.value / self.best for one in samples]
+        if self.league and self.memory.exists():  # after the first check, when it has learnt something
+            keep(model)
         first = self._first(shares, [one.score for one in samples])
         units = [one.unit for one in samples]
         earned, gained = estimates(shares, first["shares"], units)
@@ -225,7 +229,7 @@ def drift(model: Model, samples: Sequence[Sample]) -> float:
         for one in samples:
             own = torch.tensor(one.own or [1] * len(one.completion))
             policy = log_probs(model, one.prompt, one.completion)
-            with use_adapter(model, "ref" if "ref" in model.peft_config else None):
+            with use_adapter(model, reference(model)):
                 away = log_probs(model, one.prompt, one.completion) - policy
             total += float(((away.exp() - 1 - away) * own).sum())
             tokens += int(own.sum())

@@ -55,6 +55,8 @@ class Settings(Training, cli_prog_name="python -m training.grpo"):
     """opponents and judges (default: those of the run)"""
     opponents: list[str] | None = None
     """who is debated with (default: all of the roster)"""
+    league: bool = False
+    """also debate with its own past"""
     reward_judge: str = "rules"
     """who says what a debate earns"""
     rubric_judge: str | None = None
@@ -134,11 +136,13 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
 
 def asked(settings: Settings) -> tuple[Settings, Decided | None]:
     """What is learnt from, looked up."""
+    if settings.league and (settings.vllm or not settings.debates):
+        raise InputError("--league is for --debates that are drawn in this process; leave it out, or --vllm")
     if settings.data is None:
         run = tables.load(find(settings.from_run, out=settings.out, sealed=True))
         heard = decided_speeches(run, judge=settings.judge, chosen=["any"])
         return settings.model_copy(update={"from_run": str(heard.run.folder)}), heard
-    for name in ("debates", "from_run", "judge", "opponents"):
+    for name in ("debates", "from_run", "judge", "opponents", "league"):
         if name in settings.typed:
             raise InputError(f"--{name.replace('_', '-')} and --data exclude each other; give one of them")
     if settings.base is None:
@@ -192,7 +196,7 @@ def fitted(session: Any, source: Source, held: Any) -> Adapter | None:
     from trl import GRPOConfig
 
     from training.draws import HeldBack, Steps, Trainer, ends
-    from training.practice import Local, Served, Speaker
+    from training.practice import REFERENCE, Local, Served, Speaker, copy, reference
 
     disable_progress_bars()
     logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)  # what has no reward would be logged in full
@@ -216,6 +220,7 @@ def fitted(session: Any, source: Source, held: Any) -> Adapter | None:
         won=source.won,
         autocast=session.precision,
         memory=session.state.folder / "before.json",
+        league=settings.league,
     )
     prompts = [str(number) for number in ordered(source, settings) for _ in range(source.each)]
     steps = Steps(practice=held, tasks=source.tasks, group=settings.group, speaker=speaker)
@@ -231,6 +236,8 @@ def fitted(session: Any, source: Source, held: Any) -> Adapter | None:
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL rounds adapters over a 4-bit base to bfloat16
             parameter.data = parameter.data.float()
+    if session.begin.adapter is not None and reference(trainer.model) is None:
+        copy(trainer.model, REFERENCE)  # TRL keeps the parent only where beta wants it
     adapter: Adapter | None = session.fit(trainer, check, settings.guard, whole=settings.updates)
     return adapter
 

@@ -77,6 +77,11 @@ class Speaker(Protocol):
         """At which it is drawn."""
         ...
 
+    @property
+    def selves(self) -> Sequence[str]:
+        """Adapters of the policy as it was: first before it was trained, then as it was kept."""
+        ...
+
     def __call__(self, requests: Sequence[Request]) -> None:
         """Answer every request."""
         ...
@@ -89,6 +94,11 @@ class Local:
     model: Model
     stops: Collection[int]
     temperature: float
+
+    @property
+    def selves(self) -> Sequence[str]:
+        """The reference, and what was kept, the oldest first."""
+        return [reference(self.model) or BASE, *kept(self.model)]
 
     def __call__(self, requests: Sequence[Request]) -> None:
         """Answer every request, in batches that memory holds, and in the precision of the weights, as it plays."""
@@ -117,6 +127,7 @@ class Served:
     trainer: Any
     stops: Collection[int]
     temperature: float
+    selves: Sequence[str] = ()
 
     def __call__(self, requests: Sequence[Request]) -> None:
         """Answer every request."""
@@ -147,9 +158,39 @@ def batches(requests: Sequence[Request], at_once: int) -> Iterator[list[Request]
         yield batch
 
 
-def asked(model: Model) -> str:
-    """The adapter that requests name for the policy."""
-    return POLICY if hasattr(model, "peft_config") else BASE
+# ── the policy as it was ─────────────────────────────────────────────────────────────────────────────
+
+REFERENCE, PAST, MOST_PAST = "ref", "past-", 8
+
+
+def reference(model: Model) -> str | None:
+    """The adapter that a policy was before it was trained; None where it was the base."""
+    return REFERENCE if REFERENCE in getattr(model, "peft_config", ()) else None
+
+
+def kept(model: Model) -> list[str]:
+    """The adapters that are what a policy was, the oldest first."""
+    names = (name for name in getattr(model, "peft_config", ()) if name.startswith(PAST))
+    return sorted(names, key=lambda name: int(name.removeprefix(PAST)))
+
+
+def keep(model: Model) -> None:
+    """Keep what a policy is now beside it, as an adapter that is not trained, and so the newest `MOST_PAST`."""
+    before = kept(model)
+    copy(model, f"{PAST}{1 + (int(before[-1].removeprefix(PAST)) if before else 0)}")
+    for name in before[: len(before) + 1 - MOST_PAST]:
+        model.delete_adapter(name)
+
+
+def copy(model: Model, name: str) -> None:
+    """Lay a copy of a policy's adapter over its base, which is not trained."""
+    model.add_adapter(name, model.peft_config[POLICY])
+    for of, parameter in list(model.named_parameters()):
+        if f".{name}." in of:
+            parameter.data.copy_(model.get_parameter(of.replace(f".{name}.", f".{POLICY}.")).data)
+    model.set_adapter(POLICY)
+    for of, parameter in model.named_parameters():
+        parameter.requires_grad = f".{POLICY}." in of
 
 
 def drawn(request: Request) -> list[int]:

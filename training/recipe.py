@@ -33,7 +33,7 @@ class Recipe(Command):
     """Settings of which a recipe fills those without a default."""
 
     recipe: str | None = None
-    """tiny | persuade | a .toml file (default: by the base)"""
+    """tiny | persuade | debate | refiner | a .toml file (default: by the base)"""
     base: str | None = None
     """an adapter's id, a model's folder, a hub name, or tiny"""
     config: Path | None = None

@@ -11,6 +11,7 @@ rubrics and citations, and what a debate has to say (`margin`, `gain`) is said b
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,7 @@ from training.tokens import Tokens, lengths, sequences
 from training.turns import RULES, by_rule, read, rubric_of, turn_contexts
 
 if TYPE_CHECKING:
-    from training.debates import Company
+    from training.company import Company
     from training.grpo import Settings
     from training.practice import Answer, Practice
 
@@ -108,11 +109,11 @@ def of_turns(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source
 
 def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source:
     """Sides of debates that are yet to be played, on the topics of a run and in its format."""
-    from training.debates import Seat, is_by_turn
+    from training.debates import ITSELF, PARENT, Seat, is_by_turn
 
     slots = slots_of(heard)
     known = [entry.name for entry in roster_of(heard, settings).contestants]
-    opponents = settings.opponents or known
+    opponents = settings.opponents or ([] if settings.league else known)
     if unknown := next((name for name in opponents if name not in known), None):
         raise InputError(
             f"unknown opponent {unknown!r}; expected {', '.join(known)}{near(unknown, known)}: see --roster"
@@ -121,10 +122,10 @@ def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Sour
         raise InputError("a debate earns what --reward-judge says; --rubric-judge is for turns and rows: leave it out")
     back, ahead = _split(heard, settings)
 
-    def seats(topics: set[str], seed: int) -> list[Seat]:
+    def seats(topics: set[str], against: Sequence[str], seed: int) -> list[Seat]:
         """All there are, in a drawn order, as many of each topic as of any other."""
         by_topic = [
-            [Seat(topic=heard.topics[topic], side=side, opponent=one) for side in SIDES for one in opponents]
+            [Seat(topic=heard.topics[topic], side=side, opponent=one) for side in SIDES for one in against]
             for topic in sorted(topics)
         ]
         dice = Random(f"{seed}/seats")
@@ -133,8 +134,9 @@ def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Sour
         dice.shuffle(by_topic)
         return list(chain.from_iterable(zip(*by_topic, strict=True)))
 
-    tasks = seats(ahead, settings.seed)[: settings.limit]
-    checked = seats(back, 0)
+    against = [*opponents, *([ITSELF] if settings.league else [])]
+    tasks = seats(ahead, against, settings.seed)[: settings.limit]
+    checked = seats(back, opponents or [PARENT], 0)
     return Source(
         kind="debates",
         tasks=tasks,
@@ -143,7 +145,7 @@ def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Sour
         each=len(slots) // 2 if is_by_turn(settings.context, settings.rewards) else 1,
         said=[
             f"{len(tasks):,} seats in debates on {len(ahead):,} topics, {len(slots)} turns each",
-            f"against {', '.join(opponents)}",
+            f"against {', '.join(against)}",
         ],
         digest=content_id(settings.context, *slots, *((t.topic.digest, t.side, t.opponent) for t in tasks), size=32),
         won=won(heard, back, settings, tokenizer),
@@ -264,6 +266,7 @@ def practice(source: Source, settings: Settings, tokenizer: Tokenizer, cache: Pa
             scorer = stack.enter_context(
                 scoring(settings.rubric_judge, roster=settings.roster, out=out, cache=cache, max_cost=most)
             )
+            stack.callback(_told_of, scorer)
         if source.kind == "rows":
             assert scorer is not None
             yield Prompts(tokenizer=tokenizer, earn=partial(_rows_earn, scorer, source, settings))
@@ -276,12 +279,13 @@ def practice(source: Source, settings: Settings, tokenizer: Tokenizer, cache: Pa
 
 @contextmanager
 def _debates(source: Source, settings: Settings, tokenizer: Tokenizer) -> Iterator[Practice]:
-    from training.debates import Debates
+    from training.debates import ITSELF, PARENT, Debates
 
-    opponents = list(dict.fromkeys(task.opponent for task, _ in source.held_back))
-    with _company(source, settings, opponents) as seated:
+    seated = dict.fromkeys(task.opponent for task in (*source.tasks, *(task for task, _ in source.held_back)))
+    opponents = [name for name in seated if name not in (ITSELF, PARENT)]
+    with _company(source, settings, opponents) as company:
         yield Debates(
-            seated=seated,
+            seated=company,
             tokenizer=tokenizer,
             context=settings.context,
             rewards=settings.rewards,
@@ -292,12 +296,23 @@ def _debates(source: Source, settings: Settings, tokenizer: Tokenizer) -> Iterat
 
 @contextmanager
 def _company(source: Source, settings: Settings, opponents: Sequence[str]) -> Iterator[Company]:
-    from training.debates import company
+    from training.company import company
 
     assert source.heard is not None
     slots, roster = slots_of(source.heard), roster_of(source.heard, settings)
     with company(roster, opponents, settings.reward_judge, slots, settings.out, max_cost=settings.max_cost) as seated:
         yield seated
+        if spent := sum(seated.costs):
+            print(f"opponents and judge: {len(seated.costs):,} calls, {spent:.2f} USD", file=sys.stderr)
+
+
+def _told_of(scorer: Scoring) -> None:
+    """What the rubric judge did, and what it cost."""
+    print(
+        f"judge {scorer.rubric.name!r}: {scorer.asked:,} questions, {scorer.cached:,} answered before, "
+        f"{scorer.failed:,} texts without scores, {scorer.cost_usd:.2f} USD",
+        file=sys.stderr,
+    )
 
 
 def _rows_earn(scorer: Scoring, source: Source, settings: Settings, answers: Sequence[Answer]) -> list[Reward]:
