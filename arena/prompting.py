@@ -6,6 +6,7 @@ word, followed by its own speech as the assistant's. No name of a model, no reas
 nothing that depends on a clock stands in them. The texts are files in `arena/prompts/`.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypedDict
@@ -37,6 +38,13 @@ def messages(debate: Debate, slot: Slot, persona: str = "") -> list[Message]:
         if own.turn < slot.turn and own.turn in before:
             prompt.append({"role": "assistant", "content": before[own.turn].text})
     return prompt
+
+
+def as_text(prompt: Sequence[Message]) -> str:
+    """A prompt as one text, for who is shown it and not asked with it."""
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in prompt)
 
 
 def render(context: Context, debate: Debate, slot: Slot, persona: str = "") -> list[Message]:

@@ -726,3 +726,18 @@ def test_text_is_what_was_said_without_what_ends_it(tokenizer: Tokenizer) -> Non
     ids = tokenizer(TEXTS[0])["input_ids"]
     request = Request(prompt=[1], seed=0, most=99, tokens=[*ids, tokenizer.convert_tokens_to_ids(END)])
     assert text_of(tokenizer, request) == TEXTS[0]
+
+
+def test_what_is_drawn_is_not_drawn_in_mixed_precision(model: Model, tokenizer: Tokenizer) -> None:
+    """As `accelerate` wraps a model that is trained: the wrapper stays for the steps, and is not drawn through."""
+    wanted = [(TASKS[0], 0)]
+    bare = prompts(tokenizer).draw(local(model, tokenizer), wanted)
+    original = model.forward
+
+    def wrapped(*_: Any, **__: Any) -> None:
+        raise AssertionError("drawn through the wrapper")
+
+    model._original_forward, model.forward = original, wrapped
+    assert prompts(tokenizer).draw(local(model, tokenizer), wanted) == bare
+    assert model.forward is wrapped and model._original_forward == original
+    del model.forward, model._original_forward

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arena.prompting import key_messages, messages
+from arena.prompting import Message, as_text, key_messages, messages
 from runs.records import Debate, Match, Slot, Turn, slots_for
 from topics import Topic, opposite
 
@@ -87,3 +87,9 @@ def test_a_key_is_topic_side_and_turn_alone() -> None:
         assert key_messages(played, slot) == key_messages(empty, slot)
         assert len(key_messages(played, slot)) == 2
     assert len({str(key_messages(played, slot)) for slot in played.slots}) == 6
+
+
+def test_a_prompt_as_one_text_shows_all_of_it() -> None:
+    said = [Message(role="system", content="You speak for it."), Message(role="user", content="Your turn.")]
+    assert as_text(said) == "system:\nYou speak for it.\n\nuser:\nYour turn."
+    assert as_text(said[1:]) == "Your turn."

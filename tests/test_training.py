@@ -93,7 +93,9 @@ def test_every_recipe_fills_every_setting() -> None:
             if section not in read_toml(FOLDER / f"{recipe}.toml"):
                 continue
             settings = parse_training(command.Settings, ["--recipe", recipe], section)
-            assert all(getattr(settings, name) == value for name, value in table(recipe, section).items())
+            for name, value in table(recipe, section).items():
+                found = getattr(settings, name)
+                assert found == (type(found)(**value) if isinstance(value, dict) else value), (recipe, section, name)
 
 
 def test_the_recipe_persuade_has_that_systems_numbers() -> None:

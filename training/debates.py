@@ -15,7 +15,8 @@ masked ones by turns. With key prompts, or where each turn earns by itself, it i
 from play: in the long sequence the policy reads its own earlier speeches as it drew them, reasoning and what was
 trimmed included; opponent and judge hear what would be heard.
 
-What went wrong: an opponent or a judge that fails gives no reward (None): that debate makes no turn likelier. A policy
+What went wrong: an opponent or a judge that fails, or a debate that grows longer than a sequence may be, gives no
+reward (None): it makes no turn likelier. A policy
 that says nothing that can be heard has lost: that is its own doing, and the worst reward.
 """
 
@@ -152,16 +153,19 @@ class Debates:
 
     def _speak(self, speaker: Speaker, debates: Sequence[Played], number: int) -> None:
         """The policy's turn, in all debates where it is, and that of what it was."""
-        requests = []
+        requests: list[tuple[Played, Request]] = []
         for one in debates:
             slot = one.debate.slots[number]
             own = slot.side == one.seat.side
             request = (self._request if own else self._past_request)(one, slot, speaker.temperature)
+            if request is None:
+                one.failed = True
+                continue
             if own:
                 one.own.append(request)
-            requests.append(request)
-        speaker(requests)
-        for one, request in zip(debates, requests, strict=True):
+            requests.append((one, request))
+        speaker([request for _, request in requests])
+        for one, request in requests:
             slot = one.debate.slots[number]
             speech = Speech(
                 answer=text_of(self.tokenizer, request), cut=request.finish == "length", call=call_of(one.debate, slot)
@@ -183,20 +187,29 @@ class Debates:
             most=2 * slot.words + 64,
         )
 
-    def _request(self, one: Played, slot: Slot, temperature: float) -> Request:
+    def _request(self, one: Played, slot: Slot, temperature: float) -> Request | None:
+        """What the policy is asked; None where others have said so much that there is no room left.
+
+        Raises `InputError` where there is none for its first turn.
+        """
         said = render(self.context, one.debate, slot)
+        heard: list[int] | None = None
         if self.each > 1 or not one.own:
             prompt = prompt_ids(self.tokenizer, said)
         else:
             before = one.own[-1]
-            one.heard.append(between(self.tokenizer, said, ended=before.end == self.tokenizer.eos_token_id))
-            prompt = [*before.prompt, *drawn(before), *one.heard[-1]]
+            heard = between(self.tokenizer, said, ended=before.end == self.tokenizer.eos_token_id)
+            prompt = [*before.prompt, *drawn(before), *heard]
         most = 2 * slot.words + 64
         if self.window is not None and len(prompt) + most > self.window:
+            if one.own:
+                return None
             raise InputError(
                 f"a debate has {len(prompt):,} tokens before turn {slot.turn}, which may have {most:,} more, and "
                 f"--max-length is {self.window:,}; raise it, or name a shorter format"
             )
+        if heard is not None:
+            one.heard.append(heard)
         return Request(
             prompt=prompt,
             adapter=self.adapter,
@@ -239,7 +252,7 @@ class Debates:
             samples = [self._long(one, rewards[-1])]
         else:
             samples = [self._short(one, request, reward) for request, reward in zip(one.own, rewards, strict=False)]
-        samples += [self._nothing(one, served)] * (self.each - len(samples))
+        samples += [self._nothing(one, served, reward) for reward in rewards[len(samples) : self.each]]
         return [replace(samples[0], score=_score(one, judged)), *samples[1:]]
 
     def _long(self, one: Played, reward: Reward) -> Sample:
@@ -276,25 +289,23 @@ class Debates:
             reward=reward,
         )
 
-    def _nothing(self, one: Played, served: bool) -> Sample:
-        """For a turn that was not come to: a token that nobody drew, from which nothing is learnt."""
+    def _nothing(self, one: Played, served: bool, reward: Reward) -> Sample:
+        """For a turn that was not come to: a token that nobody drew, so that nothing is learnt from it."""
         end, log_probs = [self.tokenizer.eos_token_id], [0.0] if served else None
-        nothing = Reward(value=None, components=dict.fromkeys(self.rewards.weights))
         return Sample(
             unit=one.seat.unit,
             prompt=end,
             completion=end,
             own=[0],
             log_probs=log_probs,
-            filler=one.silent,
-            reward=nothing,
+            reward=reward,
         )
 
     def _rewards(self, one: Played, judged: Sequence[tuple[float | None, Winner]]) -> list[Reward]:
         """What each own turn earns."""
         if one.silent:
             lost = self.rewards.compose({name: nothing_said(name) for name in self.rewards.weights})
-            return [lost] * len(one.own)
+            return [lost] * (len(one.debate.slots) // 2)
         margins = [value for value, _ in judged]
         rewards = []
         for slot in one.debate.slots:

@@ -139,8 +139,7 @@ def summary(samples: Sequence[Sample], group: int) -> dict[str, float]:
 
 def unscored(samples: Sequence[Sample]) -> float:
     """The share without a reward."""
-    missing = [one.reward.value is None for one in samples if not one.filler]
-    return sum(missing) / max(1, len(missing))
+    return sum(one.reward.value is None for one in samples) / len(samples)
 
 
 def means(rewards: Iterable[Reward]) -> dict[Component, float]:
@@ -172,13 +171,13 @@ class HeldBack:
     autocast: torch.dtype | None
     memory: Path
     """Where the first check's rewards are kept, for a training that goes on."""
-    league: bool = False
-    """Keep what the policy is at each check, as an opponent."""
+    keeps: Callable[[], bool] = lambda: False
+    """Whether what the policy is now is to be kept as an opponent."""
 
     def __call__(self, model: Model) -> dict[str, float]:
         samples = self.practice.draw(self.speaker(model), self.wanted)
         shares = [None if one.reward.value is None else one.reward.value / self.best for one in samples]
-        if self.league and self.memory.exists():  # after the first check, when it has learnt something
+        if self.keeps():
             keep(model)
         first = self._first(shares, [one.score for one in samples])
         units = [one.unit for one in samples]

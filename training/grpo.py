@@ -29,8 +29,8 @@ from pydantic import Field
 from pydantic_settings import CliSuppress
 
 from arena.models import Tokenizer, extra
-from runs import find, tables
-from runs.adapters import Adapter
+from runs import adapters, find, tables
+from runs.adapters import Adapter, Context
 from runs.journal import StorageError
 from topics.errors import InputError, command
 from training import policy, ranks
@@ -62,7 +62,7 @@ class Settings(Training, cli_prog_name="python -m training.grpo"):
     rubric_judge: str | None = None
     """a model that scores rubrics (default: rules do)"""
     max_cost: Annotated[float, Field(ge=0)] | None = None
-    """USD that judges and opponents may cost"""
+    """USD that judges and opponents may cost, each time it is started"""
     limit: Count | None = None
     """at most N tasks, drawn from the seed"""
     rows: Count
@@ -97,11 +97,11 @@ class Settings(Training, cli_prog_name="python -m training.grpo"):
 
 def ordered(source: Source, settings: Settings) -> list[int]:
     """Which tasks are spoken to, in order: shuffled anew in each epoch, whole steps only, one at least."""
-    every = range(len(source.tasks))
+    every, whole = range(len(source.tasks)), len(source.tasks) // settings.rows * settings.rows
     order: list[int] = []
     for epoch in range(ceil(settings.epochs)):
-        order += Random(f"{settings.seed}/{epoch}/turns").sample(every, len(every))
-    batches = max(1, round(settings.epochs * len(every)) // settings.rows)
+        order += Random(f"{settings.seed}/{epoch}/turns").sample(every, whole)  # no task twice in a batch
+    batches = max(1, round(settings.epochs * whole) // settings.rows)
     return order[: batches * settings.rows]
 
 
@@ -111,9 +111,9 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
         import torch  # noqa: F401
     if ranks.processes() > 1:
         raise InputError("training.grpo runs in one process; start it with python -m training.grpo")
-    settings, heard = asked(settings)
+    settings, heard = looked_up(settings)
     begin = start(settings, heard)
-    settings = settings.model_copy(update={"base": begin.name})
+    settings = settings.model_copy(update={"base": begin.name, "context": context(begin, settings)})
     print(f"base: {begin.why}", file=sys.stderr)
     tokenizer = policy.tokenizer(begin)
     source = sourced(settings, heard, tokenizer)
@@ -121,7 +121,7 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
         tell(begin, source, settings)
         return None
     policy.room(begin.source, settings, full=False, tokens=at_once(source, settings))
-    digests = {"base": begin.base.digest, "tasks": source.digest}
+    digests = {"base": begin.base.digest, "tasks": source.digest, "judges and opponents": source.company}
     state = state or State.begin(settings, "grpo", digests)
     state.same(digests)
     from training.draws import EARNED
@@ -134,10 +134,16 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
     return fit(session, source)
 
 
-def asked(settings: Settings) -> tuple[Settings, Decided | None]:
+def context(begin: Start, settings: Settings) -> Context:
+    """What a prompt shows: as the parent was trained, where nobody says."""
+    if begin.parent is None or "context" in settings.typed:
+        return settings.context
+    return adapters.find(begin.parent, settings.out / "adapters").context
+
+
+def looked_up(settings: Settings) -> tuple[Settings, Decided | None]:
     """What is learnt from, looked up."""
-    if settings.league and (settings.vllm or not settings.debates):
-        raise InputError("--league is for --debates that are drawn in this process; leave it out, or --vllm")
+    settings = unused(settings)
     if settings.data is None:
         run = tables.load(find(settings.from_run, out=settings.out, sealed=True))
         heard = decided_speeches(run, judge=settings.judge, chosen=["any"])
@@ -150,12 +156,29 @@ def asked(settings: Settings) -> tuple[Settings, Decided | None]:
     return settings.model_copy(update={"data": settings.data.resolve()}), None
 
 
+def unused(settings: Settings) -> Settings:
+    """Refuse what would do nothing, and give the roster by its whole path."""
+    weights = settings.rewards.weights.keys()
+    if settings.league and (settings.vllm or not settings.debates):
+        raise InputError("--league is for --debates that are drawn in this process; leave it out, or --vllm")
+    if settings.opponents and not settings.debates:
+        raise InputError("--opponents is for --debates; add it, or leave --opponents out")
+    if settings.rubric_judge and not {"rubric", "citation", "audit"} & weights:
+        raise InputError("--rubric-judge scores rubrics, and the recipe's rewards weigh none; leave it out")
+    if "reward_judge" in settings.typed and not {"margin", "gain"} & weights:
+        raise InputError("--reward-judge judges debates, and the recipe's rewards weigh neither margin nor gain")
+    if settings.guard.audit is not None and "audit" not in weights:
+        raise InputError("guard.audit bounds what the reward 'audit' finds, which the recipe does not weigh; add it")
+    return settings.model_copy(update={"roster": settings.roster and settings.roster.resolve()})
+
+
 def sourced(settings: Settings, heard: Decided | None, tokenizer: Tokenizer) -> Source:
     """Where tasks come from."""
     if heard is None:
         assert settings.data is not None
-        return of_rows(settings.data, settings, tokenizer)
-    source = (of_debates if settings.debates else of_turns)(heard, settings, tokenizer)
+        source = of_rows(settings.data, settings, tokenizer)
+    else:
+        source = (of_debates if settings.debates else of_turns)(heard, settings, tokenizer)
     if len(source.tasks) < settings.rows:
         raise InputError(
             f"{len(source.tasks)} tasks are too few for --rows {settings.rows} a step; see --rows, --limit"
@@ -183,7 +206,7 @@ def fit(session: Any, source: Source) -> Adapter | None:
         with practice(source, settings, session.tokenizer, folder.parent / "answers.db") as held:
             adapter: Adapter | None = fitted(session, source, held)
     except Unscored as error:
-        raise StorageError(f"{error}; {session.go_on('what was answered is kept; later')}") from None
+        raise StorageError(f"{error}; {session.go_on('to go on later')}") from None
     except InputError:
         session.withdraw()
         raise
@@ -210,7 +233,7 @@ def fitted(session: Any, source: Source, held: Any) -> Adapter | None:
     def speaker(trainer: Any) -> Any:
         if settings.vllm:
             return Served(trainer=trainer, stops=stops, temperature=settings.temperature)
-        return local(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
+        return local(trainer.accelerator.unwrap_model(trainer.model))
 
     check = HeldBack(
         practice=held,
@@ -220,7 +243,6 @@ def fitted(session: Any, source: Source, held: Any) -> Adapter | None:
         won=source.won,
         autocast=session.precision,
         memory=session.state.folder / "before.json",
-        league=settings.league,
     )
     prompts = [str(number) for number in ordered(source, settings) for _ in range(source.each)]
     steps = Steps(practice=held, tasks=source.tasks, group=settings.group, speaker=speaker)
@@ -238,6 +260,8 @@ def fitted(session: Any, source: Source, held: Any) -> Adapter | None:
             parameter.data = parameter.data.float()
     if session.begin.adapter is not None and reference(trainer.model) is None:
         copy(trainer.model, REFERENCE)  # TRL keeps the parent only where beta wants it
+    if settings.league:
+        check.keeps = lambda: trainer.state.global_step > 0 and trainer.state.global_step % settings.check_every == 0
     adapter: Adapter | None = session.fit(trainer, check, settings.guard, whole=settings.updates)
     return adapter
 
@@ -260,7 +284,7 @@ def arguments(session: Any, source: Source) -> dict[str, Any]:
         "gradient_accumulation_steps": drawn // together // settings.updates,
         "steps_per_generation": drawn // together,
         "num_generations": settings.group,
-        "max_completion_length": max(source.tokens),
+        "max_completion_length": source.longest,
         "temperature": settings.temperature,
         "beta": settings.beta,
         "scale_rewards": settings.scale_rewards,

@@ -41,7 +41,7 @@ from runs.statistics import Estimate, rate
 from runs.tables import is_sealed
 from topics.errors import InputError, command, one_line
 from training import dpo, folders, grpo, sft
-from training.recipe import NOT_STORED, TINY, Count, Recipe, Training, parse_training, table
+from training.recipe import NOT_STORED, TINY, Count, Recipe, Training, has, known, parse_training, table
 from training.state import State, find_same
 
 NAME = "loop.json"
@@ -109,8 +109,7 @@ class Loop:
         """A new loop under `settings.out`."""
         folder = settings.out / "loops" / folders.named()
         loop = cls(folder=folder, settings=settings, done={}, seconds={})
-        for kind, method in ((sft.Settings, "sft"), (LEARNS[settings.method][0], settings.method)):
-            loop.told(kind, method, "", "")  # what is wrong with a recipe is said before hours are spent
+        loop.check()
         rosters.load(settings.roster or OPPONENTS)
         folders.begin(folder / NAME, loop.body, settings.out)
         return loop
@@ -132,6 +131,11 @@ class Loop:
         """What `loop.json` holds."""
         stored = self.settings.model_dump(mode="json", exclude=NOT_STORED)
         return {"settings": stored, "done": self.done, "seconds": self.seconds}
+
+    def check(self) -> None:
+        """Refuse what is wrong with a recipe, before hours are spent."""
+        for kind, method in ((sft.Settings, "sft"), (LEARNS[self.settings.method][0], self.settings.method)):
+            self.told(kind, method, "", "")
 
     def stage(self, name: str, what: str, work: Callable[[], str]) -> str:
         """Do a stage, unless it was done; `work` gives the id of what it made."""
@@ -226,14 +230,17 @@ class Loop:
     def told(self, kind: type[K], method: str, run: str, base: str) -> K:
         """The settings of a training: those of the recipe's table `method`, and what the loop says."""
         settings = self.settings
-        said: dict[str, Any] = {"from_run": str(settings.out / run), "base": base, "recipe": settings.recipe}
+        recipe = str(settings.recipe)
+        if method in ("grpo", "debates") and recipe in known() and not has(recipe, method):
+            recipe = "debate"
+        said: dict[str, Any] = {"from_run": str(settings.out / run), "base": base, "recipe": recipe}
         if method == "debates":
             said |= {"debates": True, "roster": settings.roster or OPPONENTS, "reward_judge": settings.judge}
         said |= {name: getattr(settings, name) for name in ("judge", "seed", "out")}
         try:
-            return kind.model_validate(table(str(settings.recipe), method) | said)
+            return kind.model_validate(table(recipe, method) | said)
         except ValidationError as error:
-            raise InputError(f"recipe {settings.recipe!r}, [{method}]: {explain(error)}") from None
+            raise InputError(f"recipe {recipe!r}, [{method}]: {explain(error)}") from None
 
     def trained(self, settings: Any, method: str, train: Callable[[Any, State | None], Any]) -> str:
         """Train, or go on with a training of the very same settings."""
@@ -420,6 +427,7 @@ def _begun(settings: Settings) -> Loop:
 
 def _dry_run(settings: Settings) -> int:
     """Say what a loop would do."""
+    Loop(folder=settings.out, settings=settings, done={}, seconds={}).check()
     spec, topics = arena.resolve(
         arena.Settings.model_validate(
             {"topics": settings.topics, "roster": settings.roster or OPPONENTS, "judges": [settings.judge]}

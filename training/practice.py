@@ -15,6 +15,7 @@ was drawn before it. A training that goes on at a checkpoint so asks the policy,
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ from training.rewards import Reward
 
 AT_ONCE = {"cpu": 100_000}
 """Tokens of prompts and answers that are drawn together, by type of device: what caches hold."""
-MORE_AT_ONCE = 400_000
+MORE_AT_ONCE = 131_072
 """The same on any other device."""
 POLICY = "default"
 """PEFT's name for the adapter that is trained."""
@@ -48,8 +49,6 @@ class Sample:
     """What the policy said in it, as far as it can be heard."""
     cut: bool = False
     """A limit on tokens ended it."""
-    filler: bool = False
-    """It stands for a turn that was not come to since the policy had fallen silent; it is not counted."""
     reward: Reward
     score: float | None = None
     """Of a debate's first sequence: 1 where the policy won it, 0 where it lost, 1/2 for a tie."""
@@ -110,7 +109,8 @@ class Local:
             while left:
                 batch = next(batches(left, at_once))
                 try:
-                    generate(self.model, batch, self.stops, lambda _: None)
+                    with bare(self.model):
+                        generate(self.model, batch, self.stops, lambda _: None)
                 except (MemoryError, RuntimeError) as error:
                     if not is_full(error) or len(batch) == 1:
                         raise
@@ -142,6 +142,21 @@ class Served:
                 request.end, ended = ids.pop(), True
             request.tokens, request.finish = ids, "stop" if ended else "length"
             request.log_probs = [number[0] for number in numbers][: len(ids) + ended]
+
+
+@contextmanager
+def bare(model: Model) -> Iterator[None]:
+    """The model without the mixed precision that a trainer has wrapped it in: so it plays, and a draw of one token at a
+    time is slower with it."""
+    wrapped, original = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
+    if wrapped is None or original is None:
+        yield
+        return
+    model.forward = original
+    try:
+        yield
+    finally:
+        model.forward = wrapped
 
 
 def batches(requests: Sequence[Request], at_once: int) -> Iterator[list[Request]]:

@@ -145,7 +145,12 @@ def default(base: str | None, out: Path = OUT, section: str = "dpo", *, rows: bo
         recipe = adapters.find(str(base), out / "adapters").recipe
     except InputError:
         return usual  # a model's folder or a hub name
-    return recipe if recipe in known() and section in read_toml(FOLDER / f"{recipe}.toml") else usual
+    return recipe if recipe in known() and has(recipe, section) else usual
+
+
+def has(recipe: str, section: str) -> bool:
+    """Whether a recipe that comes with the package has such a table."""
+    return section in read_toml(FOLDER / f"{recipe}.toml")
 
 
 def known() -> list[str]:

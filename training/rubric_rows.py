@@ -32,7 +32,7 @@ import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 import topics as catalogue
-from arena.prompting import Message
+from arena.prompting import Message, as_text
 from arena.speech import visible
 from judges.criteria import Weight
 from judges.rubric import Item, RubricJudge
@@ -46,6 +46,8 @@ from training.rewards import Component, Items, Reward, Rewards, item, length, ru
 
 SCORED: tuple[Component, ...] = ("rubric", "citation", "format", "length")
 """What can be rewarded here."""
+JUDGED: tuple[Component, ...] = ("rubric", "citation")
+"""What takes a judge."""
 MOST_CHARACTERS = 1_000_000
 MOST_ITEMS = 50
 MOST_SNIPPETS = 1_000
@@ -69,9 +71,7 @@ class Row:
     @property
     def prompt(self) -> str:
         """What a judge is shown of the messages."""
-        if len(self.messages) == 1:
-            return self.messages[0]["content"]
-        return "\n\n".join(f"{message['role']}:\n{message['content']}" for message in self.messages)
+        return as_text(self.messages)
 
 
 # ── a line ───────────────────────────────────────────────────────────────────────────────────────
@@ -351,7 +351,7 @@ _TAGS = re.compile(r"</?snippet\b[^<>]*>")
 
 
 async def earned(
-    judge: RubricJudge,
+    judge: RubricJudge | None,
     row: Row,
     answer: str,
     rewards: Rewards,
@@ -363,10 +363,13 @@ async def earned(
     """The reward of an answer to a row, its two questions asked side by side; `cut`: a limit on tokens ended it.
 
     Its value is None where the judge failed. `draw` tells answers to a row apart. Raises `NotNow`, when nothing of it
-    is asked any more, and `ValueError` for a component that is not scored here.
+    is asked any more, and `ValueError` for a component that is not scored here. Without a judge rubric and citation
+    are not.
     """
     if unknown := rewards.weights.keys() - set(SCORED):
         raise ValueError(f"no row is scored on {min(unknown)!r}; expected {', '.join(SCORED)}")
+    if judge is None and (asked := rewards.weights.keys() & set(JUDGED)):
+        raise ValueError(f"nobody scores {min(asked)!r}; expected a judge")
     block = _said(answer_block(answer))
     weighed = any(rewards.weights.get(name) for name in ("citation", "format"))
     text = block if weighed else _said(visible(answer))
@@ -374,9 +377,11 @@ async def earned(
     async def scored(component: Component) -> Items | None:
         match component:
             case "rubric":
+                assert judge is not None
                 items = rubric_items(row.items, static, instance_only=rewards.instance_rubrics_only)
                 return await rubric(judge, row.prompt, text, items, about=row.id, draw=2 * draw)
             case "citation":
+                assert judge is not None
                 return await _cited(judge, row, block, draw=2 * draw + 1)
             case "format":
                 return _format(answer, block, cut)

@@ -60,7 +60,7 @@ def scoring(
     What it answers is kept in the file `cache`, or for the block alone; in the block it may cost `max_cost` USD. A
     server that has to be started for it ends with the block; `out` is where adapters are. Raises `InputError`.
     """
-    entry, endpoint = _named(judge, roster)
+    entry, endpoint = named(judge, roster)
     asking = entry.asking
     assert asking is not None
     with (
@@ -78,7 +78,7 @@ def scoring(
             runner.run(held.close())
 
 
-def _named(judge: str, path: Path) -> tuple[JudgeEntry, Endpoint]:
+def named(judge: str, path: Path) -> tuple[JudgeEntry, Endpoint]:
     """A judge of a roster, its model looked up, and where it is asked."""
     roster = rosters.load(path)
     known = {entry.name: entry for entry in roster.judges if "endpoint" in (entry.model_extra or {})}

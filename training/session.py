@@ -145,7 +145,9 @@ class Session:
         return StorageError(f"{what}; {kept}; {self.go_on(f'{free}, then')}")
 
     def go_on(self, how: str) -> str:
-        return f"{how}: python -m training.{self.state.method} --resume {shlex.quote(str(self.state.folder))}"
+        most = getattr(self.settings, "max_cost", None)
+        again = shlex.join(["--resume", str(self.state.folder), *(["--max-cost", f"{most:g}"] if most else [])])
+        return f"{how}: python -m training.{self.state.method} {again}"
 
     def go_back(self, trainer: Any, why: str) -> int:
         """Put back the weights of the last good checkpoint; its step."""

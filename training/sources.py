@@ -11,6 +11,8 @@ rubrics and citations, and what a debate has to say (`margin`, `gain`) is said b
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +27,7 @@ import polars as pl
 
 from arena import roster as rosters
 from arena.models import Tokenizer, prompt_ids
-from arena.prompting import Message
+from arena.prompting import Message, as_text
 from arena.roster import Roster
 from judges.rubric import Item
 from judges.rubric import load as load_rubric
@@ -36,7 +38,7 @@ from topics.errors import InputError, near
 from training import policy, rubric_rows
 from training.rewards import Component, Items, Reward, rubric
 from training.rubric_rows import Row
-from training.scoring import Scoring, scoring
+from training.scoring import Scoring, named, scoring
 from training.speeches import Decided, held_back, prompts
 from training.tokens import Tokens, lengths, sequences
 from training.turns import RULES, by_rule, read, rubric_of, turn_contexts
@@ -50,6 +52,8 @@ CHECKED = 256
 """Most winning speeches that a check reads."""
 JUDGED: tuple[Component, ...] = ("margin", "gain")
 """What a judge of debates says of a turn."""
+SCORED: tuple[Component, ...] = ("audit",)
+"""What a rubric judge alone says of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,10 @@ class Source:
     """Each with the number of the draw that a check asks for."""
     tokens: Sequence[int]
     """Most tokens of a sequence of each task."""
+    longest: int
+    """Most tokens of an answer, or of a turn."""
+    company: str = ""
+    """Digest of who judges and who is debated with, as a roster has them; empty where nobody of it is asked."""
     each: int = 1
     """Sequences that one draw comes to."""
     said: Sequence[str]
@@ -77,11 +85,13 @@ class Source:
 
 def of_turns(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source:
     """Turns of a run's debates."""
-    known = (*RULES, *JUDGED)
+    known = (*RULES, *JUDGED, *SCORED)
     if unknown := set(settings.rewards.weights) - set(known):
         raise InputError(
             f"no rule scores the reward {min(unknown)!r} of a turn; expected weights of {', '.join(known)}"
         )
+    if "audit" in settings.rewards.weights and settings.rubric_judge is None:
+        raise InputError("the reward 'audit' is scored by a model; name a judge: --rubric-judge NAME --roster FILE")
     back, ahead = _split(heard, settings)
     learnt, without = turn_contexts(heard, settings.context, ahead, most=settings.limit, seed=settings.seed)
     checked, _ = turn_contexts(heard, settings.context, back, most=settings.checks, seed=0)
@@ -97,6 +107,8 @@ def of_turns(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source
         tasks=kept,
         held_back=[(task, 0) for task in checked],
         tokens=tokens,
+        longest=max(task.most_tokens for task in kept),
+        company=company_of(heard, settings),
         said=[
             f"{len(kept):,} turns on {len({one.unit for one in kept}):,} topics, {len(learnt) - len(kept):,} too long",
             f"{without:,} topics left out, a side without points",
@@ -109,17 +121,18 @@ def of_turns(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source
 
 def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source:
     """Sides of debates that are yet to be played, on the topics of a run and in its format."""
-    from training.debates import ITSELF, PARENT, Seat, is_by_turn
+    from training.debates import COMPONENTS, ITSELF, PARENT, Seat, is_by_turn
 
     slots = slots_of(heard)
     known = [entry.name for entry in roster_of(heard, settings).contestants]
     opponents = settings.opponents or ([] if settings.league else known)
-    if unknown := next((name for name in opponents if name not in known), None):
-        raise InputError(
-            f"unknown opponent {unknown!r}; expected {', '.join(known)}{near(unknown, known)}: see --roster"
-        )
+    if odd := next((name for name in opponents if name not in known), None):
+        raise InputError(f"unknown opponent {odd!r}; expected {', '.join(known)}{near(odd, known)}: see --roster")
     if settings.rubric_judge is not None:
         raise InputError("a debate earns what --reward-judge says; --rubric-judge is for turns and rows: leave it out")
+    if unknown := set(settings.rewards.weights) - set(COMPONENTS):
+        wanted = " and ".join(COMPONENTS)
+        raise InputError(f"a whole debate cannot earn {min(unknown)!r}; expected weights of {wanted}: see [debates]")
     back, ahead = _split(heard, settings)
 
     def seats(topics: set[str], against: Sequence[str], seed: int) -> list[Seat]:
@@ -142,6 +155,8 @@ def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Sour
         tasks=tasks,
         held_back=[(checked[n % len(checked)], n // len(checked) * settings.group) for n in range(settings.checks)],
         tokens=[settings.max_length] * len(tasks),
+        longest=max(2 * slot.words + 64 for slot in slots),
+        company=company_of(heard, settings),
         each=len(slots) // 2 if is_by_turn(settings.context, settings.rewards) else 1,
         said=[
             f"{len(tasks):,} seats in debates on {len(ahead):,} topics, {len(slots)} turns each",
@@ -179,7 +194,7 @@ def of_rows(path: Path, settings: Settings, tokenizer: Tokenizer) -> Source:
     if unknown := set(settings.rewards.weights) - set(rubric_rows.SCORED):
         known = ", ".join(rubric_rows.SCORED)
         raise InputError(f"a row of a file cannot earn {min(unknown)!r}; expected weights of {known}")
-    if settings.rubric_judge is None and {"rubric", "citation"} & set(settings.rewards.weights):
+    if settings.rubric_judge is None and set(rubric_rows.JUDGED) & set(settings.rewards.weights):
         raise InputError("who scores rubrics is not said; name a judge of a roster: --rubric-judge NAME --roster FILE")
     rows = rubric_rows.load(path, settings.rewards, static)
     units = sorted({row.topic for row in rows}, key=lambda unit: content_seed("held back", unit))
@@ -200,8 +215,10 @@ def of_rows(path: Path, settings: Settings, tokenizer: Tokenizer) -> Source:
         tasks=kept,
         held_back=[(task, 0) for task in checked[: settings.checks]],
         tokens=tokens,
+        longest=settings.max_completion,
+        company=company_of(None, settings),
         said=[f"{len(kept):,} rows of {len(units) - len(back):,} topics, {len(learnt) - len(kept):,} too long"],
-        digest=content_id(*map(repr, (task.row for task in kept)), *map(repr, static), size=32),
+        digest=content_id(*map(repr, (task.row for task in (*kept, *checked))), *map(repr, static), size=32),
         static=static,
     )
 
@@ -246,6 +263,22 @@ def roster_of(heard: Decided | None, settings: Settings) -> Roster:
     return rosters.stored_roster(Spec.read(heard.run.folder))
 
 
+def company_of(heard: Decided | None, settings: Settings) -> str:
+    """Digest of who is asked; whoever is not known is refused here, before anything is made."""
+    if settings.rubric_judge is not None:
+        if settings.roster is None:
+            raise InputError("--rubric-judge names a judge of a roster; expected --roster FILE as well")
+        named(settings.rubric_judge, settings.roster)
+    judged = set(settings.rewards.weights) & set(JUDGED)
+    if not judged and settings.rubric_judge is None:
+        return ""
+    roster = roster_of(heard, settings)
+    if judged:
+        rosters.judging(roster, [settings.reward_judge])
+    entries = roster.model_dump(mode="json", include={"contestants", "judges"})
+    return content_id(json.dumps(entries, sort_keys=True), settings.rubric_judge, settings.reward_judge, size=32)
+
+
 # ── who says what is earned ──────────────────────────────────────────────────────────────────────────
 
 
@@ -260,15 +293,13 @@ def practice(source: Source, settings: Settings, tokenizer: Tokenizer, cache: Pa
             return
         scorer = None
         if settings.rubric_judge is not None:
-            if settings.roster is None:
-                raise InputError("--rubric-judge names a judge of a roster; expected --roster FILE as well")
+            assert settings.roster is not None
             out, most = settings.out, settings.max_cost
             scorer = stack.enter_context(
                 scoring(settings.rubric_judge, roster=settings.roster, out=out, cache=cache, max_cost=most)
             )
             stack.callback(_told_of, scorer)
         if source.kind == "rows":
-            assert scorer is not None
             yield Prompts(tokenizer=tokenizer, earn=partial(_rows_earn, scorer, source, settings))
             return
         seated = None
@@ -301,9 +332,11 @@ def _company(source: Source, settings: Settings, opponents: Sequence[str]) -> It
     assert source.heard is not None
     slots, roster = slots_of(source.heard), roster_of(source.heard, settings)
     with company(roster, opponents, settings.reward_judge, slots, settings.out, max_cost=settings.max_cost) as seated:
-        yield seated
-        if spent := sum(seated.costs):
-            print(f"opponents and judge: {len(seated.costs):,} calls, {spent:.2f} USD", file=sys.stderr)
+        try:
+            yield seated
+        finally:
+            if spent := sum(seated.costs):
+                print(f"opponents and judge: {len(seated.costs):,} calls, {spent:.2f} USD", file=sys.stderr)
 
 
 def _told_of(scorer: Scoring) -> None:
@@ -315,14 +348,14 @@ def _told_of(scorer: Scoring) -> None:
     )
 
 
-def _rows_earn(scorer: Scoring, source: Source, settings: Settings, answers: Sequence[Answer]) -> list[Reward]:
+def _rows_earn(scorer: Scoring | None, source: Source, settings: Settings, answers: Sequence[Answer]) -> list[Reward]:
     """What answers to rows of a file earn."""
-    return scorer.all(
-        rubric_rows.earned(
-            scorer.rubric, one.task.row, one.text, settings.rewards, source.static, cut=one.cut, draw=one.draw
-        )
+    judge = scorer.rubric if scorer else None
+    work = (
+        rubric_rows.earned(judge, one.task.row, one.text, settings.rewards, source.static, cut=one.cut, draw=one.draw)
         for one in answers
     )
+    return scorer.all(work) if scorer else [asyncio.run(one) for one in work]
 
 
 def _turns_earn(
@@ -332,18 +365,19 @@ def _turns_earn(
     rewards = settings.rewards
     spoken = [read(one.task, one.text, cut=one.cut) for one in answers]
     asked: dict[Component, Sequence[Items | None]] = {}
-    if scorer is not None and "rubric" in rewards.weights:
-        asked["rubric"] = scorer.all(
-            rubric(
-                scorer.rubric,
-                one.task.messages[-1]["content"],
-                said.text if said.says else None,
-                rubric_of(one.task, rewards),
-                about=one.task.name,
-                draw=one.draw,
+    if scorer is not None:
+        for name in rewards.weights.keys() & {"rubric", "audit"}:
+            asked[name] = scorer.all(
+                rubric(
+                    scorer.rubric,
+                    as_text(one.task.messages),
+                    said.text if said.says else None,
+                    rubric_of(one.task, rewards) if name == "rubric" else load_rubric("audit"),
+                    about=one.task.name,
+                    draw=one.draw,
+                )
+                for one, said in zip(answers, spoken, strict=True)
             )
-            for one, said in zip(answers, spoken, strict=True)
-        )
     if seated is not None:
         asked |= seated.turns(answers, rewards.weights.keys() & set(JUDGED))
     by_rules = rewards.weights.keys() - asked.keys()

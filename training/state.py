@@ -10,8 +10,10 @@ weights as one that was not. When the policy is registered the folder has done i
 """
 
 import json
+import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +126,8 @@ def trained(
 ) -> int:
     """A training command: parse, train or go on, say what was written; `section` is its table in a recipe, where that
     is not called as the method."""
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)  # of transformers
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a hub kernel at every import
     settings = parse_training(kind, argv, section or method)
     state = None
     if settings.resume is not None:
