@@ -136,8 +136,8 @@ def test_turns_are_judged_with_motion_and_side_in_sight(play: Play, tmp_path: Pa
     from judges.asking import Question, Reply
     from judges.rubric import RubricJudge
     from runs import tables
+    from training.earning import _turns_earn
     from training.practice import Answer
-    from training.sources import _turns_earn
     from training.speeches import decided_speeches
     from training.turns import turn_contexts
 

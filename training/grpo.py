@@ -34,12 +34,13 @@ from runs.adapters import Adapter, Context
 from runs.journal import StorageError
 from topics.errors import InputError, command
 from training import policy, ranks
+from training.earning import practice
 from training.guard import Bounds
 from training.policy import Start
 from training.recipe import TINY, Count, NotNegative, Training
 from training.rewards import Rewards
 from training.scoring import Unscored
-from training.sources import Source, of_debates, of_rows, of_turns, practice
+from training.sources import Source, of_debates, of_rows, of_turns
 from training.speeches import Decided, decided_speeches
 from training.state import State, trained
 

@@ -1,23 +1,18 @@
-"""Where GRPO's tasks come from, and who says what is earned: turns of a run, whole debates, or rows of a file.
+"""Where GRPO's tasks come from: turns of a run, whole debates on its topics, or rows of a file.
 
     source = of_turns(heard, settings, tokenizer)       # or of_debates, of_rows: nothing is asked or opened for it
-    with practice(source, settings, tokenizer) as practice:
-        practice.draw(speaker, [(source.tasks[0], 0)])
+    source.tasks, source.held_back                      # who says what they earn: training/earning.py
 
 A source has tasks to learn on and tasks that are held back, on topics that no step sees: a tenth of the train topics,
-or of the topics of a file. What rules can score they score; where a model is named with --rubric-judge it scores
-rubrics and citations, and what a debate has to say (`margin`, `gain`) is said by --reward-judge.
+or of the topics of a file. Whoever is to be asked is looked up here, so that what cannot be is refused before anything
+is made, and a digest of them is kept, so that a training goes on with the same.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from random import Random
@@ -27,7 +22,7 @@ import polars as pl
 
 from arena import roster as rosters
 from arena.models import Tokenizer, prompt_ids
-from arena.prompting import Message, as_text
+from arena.prompting import Message
 from arena.roster import Roster
 from judges.rubric import Item
 from judges.rubric import load as load_rubric
@@ -36,17 +31,15 @@ from runs.spec import Spec
 from topics import SIDES
 from topics.errors import InputError, near
 from training import policy, rubric_rows
-from training.rewards import Component, Items, Reward, rubric
+from training.rewards import Component
 from training.rubric_rows import Row
-from training.scoring import Scoring, named, scoring
+from training.scoring import named
 from training.speeches import Decided, held_back, prompts
 from training.tokens import Tokens, lengths, sequences
-from training.turns import RULES, by_rule, read, rubric_of, turn_contexts
+from training.turns import RULES, turn_contexts
 
 if TYPE_CHECKING:
-    from training.company import Company
     from training.grpo import Settings
-    from training.practice import Answer, Practice
 
 CHECKED = 256
 """Most winning speeches that a check reads."""
@@ -277,113 +270,3 @@ def company_of(heard: Decided | None, settings: Settings) -> str:
         rosters.judging(roster, [settings.reward_judge])
     entries = roster.model_dump(mode="json", include={"contestants", "judges"})
     return content_id(json.dumps(entries, sort_keys=True), settings.rubric_judge, settings.reward_judge, size=32)
-
-
-# ── who says what is earned ──────────────────────────────────────────────────────────────────────────
-
-
-@contextmanager
-def practice(source: Source, settings: Settings, tokenizer: Tokenizer, cache: Path) -> Iterator[Practice]:
-    """A source's practice; opponents and judges are seated for as long as the block. Raises `InputError`."""
-    from training.practice import Prompts
-
-    with ExitStack() as stack:
-        if source.kind == "debates":
-            yield stack.enter_context(_debates(source, settings, tokenizer))
-            return
-        scorer = None
-        if settings.rubric_judge is not None:
-            assert settings.roster is not None
-            out, most = settings.out, settings.max_cost
-            scorer = stack.enter_context(
-                scoring(settings.rubric_judge, roster=settings.roster, out=out, cache=cache, max_cost=most)
-            )
-            stack.callback(_told_of, scorer)
-        if source.kind == "rows":
-            yield Prompts(tokenizer=tokenizer, earn=partial(_rows_earn, scorer, source, settings))
-            return
-        seated = None
-        if set(settings.rewards.weights) & set(JUDGED):
-            seated = stack.enter_context(_company(source, settings, ()))
-        yield Prompts(tokenizer=tokenizer, earn=partial(_turns_earn, scorer, seated, settings))
-
-
-@contextmanager
-def _debates(source: Source, settings: Settings, tokenizer: Tokenizer) -> Iterator[Practice]:
-    from training.debates import ITSELF, PARENT, Debates
-
-    seated = dict.fromkeys(task.opponent for task in (*source.tasks, *(task for task, _ in source.held_back)))
-    opponents = [name for name in seated if name not in (ITSELF, PARENT)]
-    with _company(source, settings, opponents) as company:
-        yield Debates(
-            seated=company,
-            tokenizer=tokenizer,
-            context=settings.context,
-            rewards=settings.rewards,
-            window=settings.max_length,
-            group=settings.group,
-        )
-
-
-@contextmanager
-def _company(source: Source, settings: Settings, opponents: Sequence[str]) -> Iterator[Company]:
-    from training.company import company
-
-    assert source.heard is not None
-    slots, roster = slots_of(source.heard), roster_of(source.heard, settings)
-    with company(roster, opponents, settings.reward_judge, slots, settings.out, max_cost=settings.max_cost) as seated:
-        try:
-            yield seated
-        finally:
-            if spent := sum(seated.costs):
-                print(f"opponents and judge: {len(seated.costs):,} calls, {spent:.2f} USD", file=sys.stderr)
-
-
-def _told_of(scorer: Scoring) -> None:
-    """What the rubric judge did, and what it cost."""
-    print(
-        f"judge {scorer.rubric.name!r}: {scorer.asked:,} questions, {scorer.cached:,} answered before, "
-        f"{scorer.failed:,} texts without scores, {scorer.cost_usd:.2f} USD",
-        file=sys.stderr,
-    )
-
-
-def _rows_earn(scorer: Scoring | None, source: Source, settings: Settings, answers: Sequence[Answer]) -> list[Reward]:
-    """What answers to rows of a file earn."""
-    judge = scorer.rubric if scorer else None
-    work = (
-        rubric_rows.earned(judge, one.task.row, one.text, settings.rewards, source.static, cut=one.cut, draw=one.draw)
-        for one in answers
-    )
-    return scorer.all(work) if scorer else [asyncio.run(one) for one in work]
-
-
-def _turns_earn(
-    scorer: Scoring | None, seated: Company | None, settings: Settings, answers: Sequence[Answer]
-) -> list[Reward]:
-    """What turns earn: by rules, and by whoever is asked."""
-    rewards = settings.rewards
-    spoken = [read(one.task, one.text, cut=one.cut) for one in answers]
-    asked: dict[Component, Sequence[Items | None]] = {}
-    if scorer is not None:
-        for name in rewards.weights.keys() & {"rubric", "audit"}:
-            asked[name] = scorer.all(
-                rubric(
-                    scorer.rubric,
-                    as_text(one.task.messages),
-                    said.text if said.says else None,
-                    rubric_of(one.task, rewards) if name == "rubric" else load_rubric("audit"),
-                    about=one.task.name,
-                    draw=one.draw,
-                )
-                for one, said in zip(answers, spoken, strict=True)
-            )
-    if seated is not None:
-        asked |= seated.turns(answers, rewards.weights.keys() & set(JUDGED))
-    by_rules = rewards.weights.keys() - asked.keys()
-    return [
-        rewards.compose(
-            {name: by_rule(said, name, rewards) if name in by_rules else asked[name][at] for name in rewards.weights}
-        )
-        for at, said in enumerate(spoken)
-    ]
