@@ -106,3 +106,15 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     printed = capsys.readouterr().out
     assert "6,000 debates on 200 topics" in printed and "prefer 2" in printed and "nothing was written" in printed
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("method", "what"), [("grpo", "what turns earn"), ("debates", "what debates earn")])
+def test_the_adapter_may_learn_by_rewards(
+    method: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a recipe that says nothing of rewards as well: then it is the recipe `debate`."""
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--recipe", "persuade", "--base", "some/model"]):
+        assert loop.main(["--dry-run", "--method", method, *more]) == 0
+        assert f"prefer 1: an adapter learns {what}" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
