@@ -315,6 +315,12 @@ class Lines:
             self._lines[key] = Line(found, model, self.clients[endpoint], gate, self.budget)
         return self._lines[key]
 
+    def share(self, budget: Budget) -> None:
+        """Take what is spent from a budget that others spend from as well."""
+        self.budget = budget
+        for line in self._lines.values():
+            line.budget = budget
+
     def stop(self) -> None:
         """Send nothing more; what is in flight is still answered."""
         for line in self._lines.values():

@@ -1,6 +1,6 @@
 """The company of a policy that is trained: opponents and a judge of debates, seated for as long as it is.
 
-    with company(roster, ["granite"], "rules", slots, out, max_cost=5.0) as seated:
+    with company(roster, ["granite"], "rules", slots, out, budget=Budget(most=5.0)) as seated:
         seated.contestants["granite"]                   # speaks, as in the arena
         await seated.margin(debate)                     # what the judge makes of a debate: (-0.4, "against")
         seated.turns(answers, {"margin"})               # what stored turns are worth, spoken anew
@@ -25,6 +25,7 @@ from arena import bench as benches
 from arena import roster as rosters
 from arena.boundary import ours
 from arena.contestants import Contestant, SpeakFailed
+from arena.line import Budget
 from arena.speech import hear
 from arena.vote import cast
 from judges import Judge
@@ -60,6 +61,8 @@ class Company:
     runner: asyncio.Runner
     costs: list[float] = field(default_factory=list)
     """USD of every call."""
+    known: dict[str, float] = field(default_factory=dict)
+    """Margins of stored debates as they stood, which are asked for once."""
 
     async def margin(self, debate: Debate, turns: int | None = None) -> tuple[float | None, Winner]:
         """What the judge makes of a debate, or of its first `turns`: its margin, and the winner.
@@ -94,7 +97,7 @@ class Company:
         before: dict[str, float | None] = {}
         if "gain" in wanted:
             contexts = {one.task.name: one.task for one in answers}
-            found = await together(self._stood(context.debate) for context in contexts.values())
+            found = await together(self._stood(name, context.debate) for name, context in contexts.items())
             before = dict(zip(contexts, found, strict=True))
 
         async def after(one: Answer) -> tuple[float | None, bool]:
@@ -115,8 +118,16 @@ class Company:
             for name in wanted
         }
 
-    async def _stood(self, debate: Debate) -> float | None:
-        return (await self.margin(debate))[0] if debate.turns else 0.0
+    async def _stood(self, name: str, debate: Debate) -> float | None:
+        """The margin of a debate before a turn; nobody is ahead before the first."""
+        if not debate.turns:
+            return 0.0
+        if name not in self.known:
+            value, _ = await self.margin(debate)
+            if value is None:
+                return None
+            self.known[name] = value
+        return self.known[name]
 
 
 @contextmanager
@@ -127,9 +138,9 @@ def company(
     slots: tuple[Slot, ...],
     out: Path,
     *,
-    max_cost: float | None = None,
+    budget: Budget | None = None,
 ) -> Iterator[Company]:
-    """Seats for `opponents` of a roster and for a judge, who may cost `max_cost` USD together. Raises `InputError`."""
+    """Seats for `opponents` of a roster and for a judge; what they cost is taken from `budget`. Raises `InputError`."""
     known = {entry.name: entry for entry in roster.contestants}
     for name in opponents:
         if name not in known:
@@ -154,7 +165,8 @@ def company(
         costs.append(call.cost_usd)
 
     with asyncio.Runner() as runner, rosters.seats(spec, out) as seats:
-        seats.lines.budget.most = max_cost
+        if budget is not None:
+            seats.lines.share(budget)
         bench = benches.bench(spec, seats.lines, book)
         if bench.panels:
             raise InputError(f"{judge!r} is a panel; a reward is one judge's: name a member")

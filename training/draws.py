@@ -42,8 +42,8 @@ from training.reference import score
 from training.rewards import Component, Reward, dead_items, spreads
 from training.tokens import Tokens
 
-DRIFT = 32
-"""Held-back samples that the reference is asked about."""
+DRIFT, LONG = 32, 4096
+"""Held-back samples that the reference is asked about, and the most tokens of one of them: all its logits are held."""
 
 
 def ends(model: Model, tokenizer: Tokenizer) -> set[int]:
@@ -198,7 +198,7 @@ class HeldBack:
         found |= {f"held_back_earned_{name}": value for name, value in parts.items()}
         found |= {
             "held_back_unscored": unscored(samples),
-            "held_back_kl": drift(model, samples[:DRIFT]),
+            "held_back_kl": drift(model, [one for one in samples if one.tokens <= LONG][:DRIFT]),
         }
         if "audit" in parts:
             found["held_back_audit"] = 1 - parts["audit"]
@@ -215,9 +215,11 @@ class HeldBack:
         return json.loads(self.memory.read_text(encoding="utf-8"))
 
 
-def drift(model: Model, samples: Sequence[Sample]) -> float:
+def drift(model: Model, samples: Sequence[Sample]) -> float | None:
     """KL divergence from the reference in nats a token, k3 (Schulman 2020), over what the policy drew; 0 without an
-    adapter, which has not moved yet."""
+    adapter, which has not moved yet, and None without a sample."""
+    if not samples:
+        return None
     if not hasattr(model, "peft_config"):
         return 0.0
     from trl.trainer.utils import use_adapter

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arena.line import Budget
 from arena.models import Tokenizer
 from arena.prompting import as_text
 from judges.rubric import load as load_rubric
@@ -55,7 +56,8 @@ def practice(source: Source, settings: Settings, tokenizer: Tokenizer, cache: Pa
             return
         seated = None
         if set(settings.rewards.weights) & set(JUDGED):
-            seated = stack.enter_context(_company(source, settings, ()))
+            budget = scorer.budget if scorer else None
+            seated = stack.enter_context(_company(source, settings, (), budget))
         yield Prompts(tokenizer=tokenizer, earn=partial(_turns_earn, scorer, seated, settings))
 
 
@@ -77,12 +79,15 @@ def _debates(source: Source, settings: Settings, tokenizer: Tokenizer) -> Iterat
 
 
 @contextmanager
-def _company(source: Source, settings: Settings, opponents: Sequence[str]) -> Iterator[Company]:
+def _company(
+    source: Source, settings: Settings, opponents: Sequence[str], budget: Budget | None = None
+) -> Iterator[Company]:
     from training.company import company
 
     assert source.heard is not None
     slots, roster = slots_of(source.heard), roster_of(source.heard, settings)
-    with company(roster, opponents, settings.reward_judge, slots, settings.out, max_cost=settings.max_cost) as seated:
+    budget = budget or Budget(most=settings.max_cost)
+    with company(roster, opponents, settings.reward_judge, slots, settings.out, budget=budget) as seated:
         try:
             yield seated
         finally:

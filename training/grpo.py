@@ -114,7 +114,8 @@ def run(settings: Settings, state: State | None = None) -> Adapter | None:
         raise InputError("training.grpo runs in one process; start it with python -m training.grpo")
     settings, heard = looked_up(settings)
     begin = start(settings, heard)
-    settings = settings.model_copy(update={"base": begin.name, "context": context(begin, settings)})
+    shown = settings.context if state else context(begin, settings)
+    settings = settings.model_copy(update={"base": begin.name, "context": shown})
     print(f"base: {begin.why}", file=sys.stderr)
     tokenizer = policy.tokenizer(begin)
     source = sourced(settings, heard, tokenizer)
@@ -308,13 +309,18 @@ def tell(begin: Start, source: Source, settings: Settings) -> None:
     for line in source.said:
         print(line)
     batches = len(order) // settings.rows
-    print(f"{batches:,} batches of {settings.rows} {source.kind}, {settings.group} draws for each")
-    print(f"{batches * settings.updates:,} steps")
-    print(f"{len(source.held_back):,} draws on held-back topics to check on")
-    print(f"at most {tokens:,} tokens, drawn and then learnt from")
+    steps, draws = batches * settings.updates, len(order) * settings.group
+    checks = ceil(steps / settings.check_every) + 1
+    print(f"{batches:,} batches of {settings.rows} {source.kind}, {settings.group} draws for each; {steps:,} steps")
+    print(f"{checks:,} checks, {len(source.held_back):,} draws on held-back topics each")
+    if settings.rubric_judge is not None:
+        each = len({"rubric", "citation", "audit"} & settings.rewards.weights.keys())
+        most = each * (draws + checks * len(source.held_back))
+        print(f"at most {most:,} questions to {settings.rubric_judge!r}")
+    print(f"at most {tokens:,} tokens in the steps, drawn and then learnt from")
     asked = tokens * (2 if settings.beta else 1)
-    most = at_once(source, settings)
-    print(policy.estimate(begin.source, settings, tokens=tokens, asked=asked, at_once=most, full=False))
+    together = at_once(source, settings)
+    print(policy.estimate(begin.source, settings, tokens=tokens, asked=asked, at_once=together, full=False))
     print("nothing was written")
 
 

@@ -234,8 +234,9 @@ class Loop:
         if method in ("grpo", "debates") and recipe in known() and not has(recipe, method):
             recipe = "debate"
         said: dict[str, Any] = {"from_run": str(settings.out / run), "base": base, "recipe": recipe}
-        if method == "debates":
-            said |= {"debates": True, "roster": settings.roster or OPPONENTS, "reward_judge": settings.judge}
+        if method in ("grpo", "debates"):
+            said |= {"context": table(str(settings.recipe), "sft")["context"], "reward_judge": settings.judge}
+            said |= {"roster": (settings.roster or OPPONENTS).resolve(), "debates": method == "debates"}
         said |= {name: getattr(settings, name) for name in ("judge", "seed", "out")}
         try:
             return kind.model_validate(table(recipe, method) | said)

@@ -77,13 +77,15 @@ def start(settings: Training, heard: Decided | None, *, taught: bool) -> Start:
     if further is not None:
         source, why = adapters.base_source(further), f"{further.id}, trained further"
         begin = Start(source=source, base=further.base, parent=further.id, adapter=further, why=why)
-        _hold_back_the_same(begin, settings, out)
+        if heard is not None:
+            _hold_back_the_same(begin, settings, out)
         return begin
     cached = fetched(str(named), out)
     base = base_of(str(named), out)
     source = str(adapters.find(base.adapter, out).folder) if base.adapter else cached or base.name
     begin = Start(source=source, base=base, parent=base.adapter, why=why or str(named))
-    _hold_back_the_same(begin, settings, out)
+    if heard is not None:
+        _hold_back_the_same(begin, settings, out)
     return begin
 
 

@@ -53,6 +53,10 @@ class Sample:
     score: float | None = None
     """Of a debate's first sequence: 1 where the policy won it, 0 where it lost, 1/2 for a tie."""
 
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
 
 class Practice(Protocol):
     """What is spoken to, and what is earned."""

@@ -35,7 +35,7 @@ from arena import roster as rosters
 from arena.asking import Asker, Asking
 from arena.bench import JudgeEntry
 from arena.endpoints import Endpoint
-from arena.line import Line, Lines
+from arena.line import Budget, Line, Lines
 from judges.asking import Ask, NoReply, NotNow, Question, Reply
 from judges.rubric import Item, RubricJudge, Scores
 from runs.records import content_id
@@ -124,8 +124,13 @@ class Scoring:
         return self.rubric.failed
 
     @property
+    def budget(self) -> Budget:
+        """What it may cost, and has."""
+        return self._lines.budget
+
+    @property
     def cost_usd(self) -> float:
-        return self._lines.budget.spent
+        return self.budget.spent
 
     def all(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         """What each of them returns, in their order, once all have.
