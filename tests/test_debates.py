@@ -523,8 +523,20 @@ def test_sides_swapped_are_a_mirror(rewards: Rewards, play_out: Played, tokenize
 
 
 def test_what_a_debate_cannot_earn_is_refused(play_out: Played) -> None:
-    with pytest.raises(InputError, match="cannot earn 'budget'; expected weights of margin and gain"):
-        play_out(rewards=Rewards(weights={"margin": 1.0, "budget": 0.5}))
+    with pytest.raises(InputError, match="cannot earn 'answered'; expected weights of margin, gain, budget"):
+        play_out(rewards=Rewards(weights={"margin": 1.0, "answered": 0.5}))
+
+
+@pytest.mark.parametrize("context", ["key", "transcript"])
+def test_a_debate_earns_that_word_budgets_are_kept(context: Context, play_out: Played, tokenizer: Tokenizer) -> None:
+    """Of two own turns one within its budget and one at five quarters of it and beyond, which nobody hears."""
+    long = " ".join(["Trams are quiet."] * SLOTS[2].words)
+    speaker = Speaks(tokenizer=tokenizer, says=by_turn("Roads serve all.", long, "Roads serve all.", long))
+    rewards = Rewards(weights={"margin": 1.0, "budget": 0.5})
+    samples = play_out(context=context, rewards=rewards, judge=margins(*TIMES))[0].draw(speaker, [(SEATS[0], 0)])
+    margin = (1 + TIMES[-1]) / 2
+    hand = [margin + 0.5, margin] if context == "key" else [margin + 0.25]
+    assert [one.reward.value for one in samples] == pytest.approx(hand)
 
 
 # ── luck ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -861,7 +873,7 @@ def test_wrong_input_is_one_line(made: Path, tmp_path: Path, capsys: pytest.Capt
     assert "'both' is a panel" in line(*QUICK, *named, "--reward-judge", "both")
     assert "unknown judges 'nobody'" in line(*QUICK, "--reward-judge", "nobody")
     weights = ["--rewards", '{"weights": {"rubric": 1}}']
-    assert "a whole debate cannot earn 'rubric'; expected weights of margin and gain" in line(*QUICK, *weights)
+    assert "a whole debate cannot earn 'rubric'; expected weights of margin, gain, budget" in line(*QUICK, *weights)
     citing = ["--rewards", '{"weights": {"citation": 1}}']
     assert "no rule scores the reward 'citation' of a turn" in line(*citing, "--held-back", "0.3")
     assert "too few for --rows 64" in line(*QUICK, "--rows", "64")

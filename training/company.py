@@ -36,7 +36,7 @@ from runs.spec import Spec
 from runs.verdicts import from_votes
 from topics import Side
 from topics.errors import InputError
-from training.debate_rewards import gain, margin
+from training.debate_rewards import budget, gain, margin
 from training.rewards import Component, Items, worst
 from training.scoring import Unscored
 from training.turns import TurnContext
@@ -182,7 +182,7 @@ def worth(name: Component, before: float | None, after: float | None, side: Side
 
 def nothing_said(name: Component) -> Items:
     """What whoever says nothing earns: the worst."""
-    return worst(scored.item for scored in worth(name, 0.0, 0.0, "for") or ())
+    return worst(scored.item for scored in (budget("", 1) if name == "budget" else worth(name, 0.0, 0.0, "for")) or ())
 
 
 def public(turn: Turn) -> Turn:

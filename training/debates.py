@@ -8,7 +8,8 @@ All debates of a step go forward together, slot by slot: the policy's turns are 
 asked all at once, as the arena asks them. An opponent may be the policy as it was, at a check or before it was trained
 (`--league`): its adapter is kept beside the one that is trained, and in its checkpoints. What an opponent said enters
 the sequence as it was heard, and is masked: no gradient comes from it. What a debate earns is the verdict, shared by
-all turns of the policy (`margin`), or what each turn moved the judge, who is asked after every turn (`gain`).
+all turns of the policy (`margin`), or what each turn moved the judge, who is asked after every turn (`gain`); and
+whether word budgets were kept, since nobody hears how much was trimmed (`budget`).
 
 How a debate becomes sequences. With transcript prompts, which only grow, it is one, as long as it is: own turns and
 masked ones by turns. With key prompts, or where each turn earns by itself, it is one for each own turn. What departs
@@ -25,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from statistics import fmean
 from uuid import uuid4
 
 from arena.boundary import ours
@@ -32,7 +34,8 @@ from arena.contestants import SpeakFailed, Unavailable
 from arena.generate import Request
 from arena.models import Tokenizer, prompt_ids, rendered
 from arena.prompting import Message, render
-from arena.speech import hear
+from arena.speech import hear, visible
+from judges.rubric import weigh
 from runs.adapters import Context
 from runs.records import (
     Debate,
@@ -46,13 +49,14 @@ from runs.records import (
 from topics import Side, Topic
 from topics.errors import InputError
 from training.company import SEATED, VALUE, Company, call_of, nothing_said, public, together, worth
+from training.debate_rewards import budget
 from training.practice import POLICY, Sample, Speaker, drawn, text_of
-from training.rewards import Component, Reward, Rewards
+from training.rewards import Component, Items, Reward, Rewards, item
 from training.scoring import Unscored
 
 ITSELF, PARENT = "its past", "its parent"
 """Opponents that are the policy as it was: at a check, by lot, or before it was trained."""
-COMPONENTS: tuple[Component, ...] = ("margin", "gain")
+COMPONENTS: tuple[Component, ...] = ("margin", "gain", "budget")
 """What a whole debate can earn."""
 
 
@@ -113,7 +117,7 @@ class Debates:
     def __post_init__(self) -> None:
         if unknown := set(self.rewards.weights) - set(COMPONENTS):
             raise InputError(
-                f"a whole debate cannot earn {min(unknown)!r}; expected weights of {' and '.join(COMPONENTS)}"
+                f"a whole debate cannot earn {min(unknown)!r}; expected weights of {', '.join(COMPONENTS)}"
             )
         self.each = len(self.seated.slots) // 2 if is_by_turn(self.context, self.rewards) else 1
 
@@ -307,19 +311,28 @@ class Debates:
             lost = self.rewards.compose({name: nothing_said(name) for name in self.rewards.weights})
             return [lost] * (len(one.debate.slots) // 2)
         margins = [value for value, _ in judged]
+        kept = self._kept(one)
         rewards = []
-        for slot in one.debate.slots:
-            if slot.side != one.seat.side:
-                continue
+        for place, slot in enumerate(slot for slot in one.debate.slots if slot.side == one.seat.side):
             before = 0.0 if slot.turn == 1 else margins[slot.turn - 2] if len(margins) > 1 else None
             after = margins[slot.turn - 1] if len(margins) > 1 else None
             last = margins[-1] if margins else None
-            found = {
-                name: worth(name, *((before, after) if name == "gain" else (None, last)), one.seat.side)
-                for name in self.rewards.weights
+            found: dict[Component, Items | None] = {
+                "margin": worth("margin", None, last, one.seat.side),
+                "gain": worth("gain", before, after, one.seat.side),
+                "budget": kept[place] if place < len(kept) else None,
             }
-            rewards.append(self.rewards.compose(found))
+            rewards.append(self.rewards.compose({name: found[name] for name in self.rewards.weights}))
         return rewards
+
+    def _kept(self, one: Played) -> list[Items]:
+        """Whether each own turn kept its word budget, before it was trimmed; one sequence has the mean of all."""
+        slots = [slot for slot in one.debate.slots if slot.side == one.seat.side]
+        said = [visible(text_of(self.tokenizer, request)) for request in one.own]
+        kept = [budget(text, slot.words) for text, slot in zip(said, slots, strict=False)]
+        if self.each > 1 or not kept:
+            return kept
+        return [(item("word budgets kept", fmean(weigh(items) for items in kept)),)] * len(slots)
 
 
 def between(tokenizer: Tokenizer, messages: Sequence[Message], *, ended: bool) -> list[int]:

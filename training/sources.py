@@ -124,7 +124,7 @@ def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Sour
     if settings.rubric_judge is not None:
         raise InputError("a debate earns what --reward-judge says; --rubric-judge is for turns and rows: leave it out")
     if unknown := set(settings.rewards.weights) - set(COMPONENTS):
-        wanted = " and ".join(COMPONENTS)
+        wanted = ", ".join(COMPONENTS)
         raise InputError(f"a whole debate cannot earn {min(unknown)!r}; expected weights of {wanted}: see [debates]")
     back, ahead = _split(heard, settings)
 
