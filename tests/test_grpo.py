@@ -22,7 +22,7 @@ import topics  # noqa: E402
 from arena import run as arena  # noqa: E402
 from runs import adapters, tables  # noqa: E402
 from runs.adapters import Adapter  # noqa: E402
-from training import grpo, sft, sources  # noqa: E402
+from training import earning, grpo, sft  # noqa: E402
 from training.recipe import parse_training, table  # noqa: E402
 from training.rewards import Reward, Rewards, item  # noqa: E402
 from training.sources import of_turns  # noqa: E402
@@ -273,7 +273,7 @@ def test_an_adapter_is_trained_further_from_where_it_is(made: Path, tmp_path: Pa
 def test_an_outage_teaches_nothing(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no reward can be had and nothing holds the policy, no weight moves: the adapter does nothing."""
     none = Reward(value=None, components={"rubric": None})
-    monkeypatch.setattr(sources, "_turns_earn", lambda scorer, seated, settings, answers: [none] * len(answers))
+    monkeypatch.setattr(earning, "_turns_earn", lambda scorer, seated, settings, answers: [none] * len(answers))
     child = trained(copied(made, tmp_path), *SHORT, "--beta", "0")
     assert child.canary.with_adapter == pytest.approx(child.canary.without, abs=1e-6)
     frame = pl.read_parquet(child.folder / "metrics.parquet")
