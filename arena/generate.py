@@ -159,7 +159,11 @@ def _adapters(model: Model, rows: Sequence[Request]) -> dict[str, Any]:
     """The argument by which PEFT's wrapper takes an adapter for each row; none for a bare model, nor where all want the
     active one, which is twice as fast."""
     names = [row.adapter for row in rows]
-    return {} if not hasattr(model, "peft_config") or set(names) == {model.active_adapter} else {"adapter_names": names}
+    return (
+        {}
+        if not hasattr(model, "peft_config") or set(names) == {getattr(model, "active_adapter", None)}
+        else {"adapter_names": names}
+    )
 
 
 def _prefilled(model: Model, rows: list[Request]) -> Batch | None:
