@@ -147,7 +147,7 @@ def in_process(what: str, *arguments: Any) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--calls", type=json.loads, default=[512, 1024, 4096], help="of a batch")
+    parser.add_argument("--calls", type=int, nargs="+", default=[512, 1024, 4096], help="of a batch")
     parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
