@@ -192,7 +192,7 @@ class Seat:
         """What the worker is asked; the seed comes from content alone."""
         from arena.generate import BASE, Request
 
-        most = self.entry.max_tokens or 2 * slot.words + 64  # English takes some 1.4 tokens a word
+        most = self.entry.max_tokens or most_tokens(slot)
         if self.worker.window is not None:
             most = min(most, self.worker.window - len(prompt))
         return Request(
@@ -203,6 +203,11 @@ class Seat:
             top_p=self.entry.top_p,
             most=most,
         )
+
+
+def most_tokens(slot: Slot) -> int:
+    """Of an answer, what ends it included, where nobody says: well above the budget, English takes some 1.4 a word."""
+    return 2 * slot.words + 64
 
 
 @contextmanager

@@ -10,14 +10,15 @@ from collections.abc import Iterable
 
 from runs.records import Verdict, Vote, Winner
 
-_VALUE: dict[Winner, float] = {"for": 1.0, "against": -1.0, "tie": 0.0}
+VALUE: dict[Winner, float] = {"for": 1.0, "against": -1.0, "tie": 0.0}
+"""What a vote counts in a margin; an outcome without a value counts in none."""
 
 
 def from_votes(debate_id: str, judge: str, votes: Iterable[Vote], *, related: bool = False) -> Verdict:
     """What the votes of one judge on one debate come to; `related` is whether it is to one of the contestants."""
     valid = [vote for vote in votes if vote.winner != "invalid"]
     by_order = {order: majority([v.winner for v in valid if v.order == order]) for order in {v.order for v in valid}}
-    values = [_VALUE[vote.winner] for vote in valid if vote.winner in _VALUE]
+    values = [VALUE[vote.winner] for vote in valid if vote.winner in VALUE]
     winners = set(by_order.values())
     winner: Winner = "invalid" if not winners else winners.pop() if len(winners) == 1 else "tie"
     return Verdict(

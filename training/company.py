@@ -33,7 +33,7 @@ from judges.asking import NotNow
 from judges.trajectory import After
 from runs.records import Call, Debate, Order, Slot, Speech, Turn, Vote, Winner, content_id
 from runs.spec import Spec
-from runs.verdicts import from_votes
+from runs.verdicts import VALUE, from_votes
 from topics import Side
 from topics.errors import InputError
 from training.debate_rewards import budget, gain, margin
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 SEATED = "policy"
 """What the policy is called in its debates."""
-VALUE: dict[str, float] = {"for": 1.0, "against": -1.0, "tie": 0.0}
 
 T = TypeVar("T")
 
@@ -102,12 +101,11 @@ class Company:
 
         async def after(one: Answer) -> tuple[float | None, bool]:
             context: TurnContext = one.task
-            speech = Speech(answer=one.text, cut=one.cut, call=call_of(context.debate, context.slot))
             try:
-                turn = hear(speech, context.debate, context.slot)
+                turn = turn_of(one.text, context.debate, context.slot, cut=one.cut)
             except SpeakFailed:
                 return None, True
-            return (await self.margin(context.debate.with_turn(public(turn))))[0], False
+            return (await self.margin(context.debate.with_turn(turn)))[0], False
 
         margins = await together(map(after, answers))
         return {
@@ -177,6 +175,7 @@ def company(
 
 
 def worth(name: Component, before: float | None, after: float | None, side: Side) -> Items | None:
+    """What margins come to for a side: that after, or how far it lies above that before."""
     return gain(before, after, side) if name == "gain" else margin(after, side)
 
 
@@ -185,22 +184,9 @@ def nothing_said(name: Component) -> Items:
     return worst(scored.item for scored in (budget("", 1) if name == "budget" else worth(name, 0.0, 0.0, "for")) or ())
 
 
-def public(turn: Turn) -> Turn:
-    return replace(turn, reasoning=None)
-
-
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of them give; where one fails, the others have come to their end before it is raised."""
-    found = await asyncio.gather(*work, return_exceptions=True)
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-    return found  # type: ignore[return-value]
-
-
-def call_of(debate: Debate, slot: Slot) -> Call:
-    """What a turn of the policy's own cost: nothing."""
-    return Call(
+def turn_of(text: str, debate: Debate, slot: Slot, *, cut: bool) -> Turn:
+    """A turn of the policy's own, as others hear it; raises `SpeakFailed`. It cost nothing."""
+    call = Call(
         call_id=content_id(debate.id, "speak", slot.turn),
         debate_id=debate.id,
         role="speak",
@@ -211,3 +197,18 @@ def call_of(debate: Debate, slot: Slot) -> Call:
         finish_reason=None,
         started_at=datetime.now(UTC),
     )
+    return public(hear(Speech(answer=text, cut=cut, call=call), debate, slot))
+
+
+def public(turn: Turn) -> Turn:
+    """A turn without what is private."""
+    return replace(turn, reasoning=None)
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them give; where one fails, the others have come to their end before it is raised."""
+    found = await asyncio.gather(*work, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return found  # type: ignore[return-value]

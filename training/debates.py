@@ -17,8 +17,8 @@ from play: in the long sequence the policy reads its own earlier speeches as it 
 trimmed included; opponent and judge hear what would be heard.
 
 What went wrong: an opponent or a judge that fails, or a debate that grows longer than a sequence may be, gives no
-reward (None): it makes no turn likelier. A policy
-that says nothing that can be heard has lost: that is its own doing, and the worst reward.
+reward (None): it makes no turn likelier. A policy that says nothing that can be heard has lost: that is its own doing,
+and the worst reward.
 """
 
 from __future__ import annotations
@@ -32,23 +32,17 @@ from uuid import uuid4
 from arena.boundary import ours
 from arena.contestants import SpeakFailed, Unavailable
 from arena.generate import Request
+from arena.local import most_tokens
 from arena.models import Tokenizer, prompt_ids, rendered
 from arena.prompting import Message, render
 from arena.speech import hear, visible
 from judges.rubric import weigh
 from runs.adapters import Context
-from runs.records import (
-    Debate,
-    Match,
-    Slot,
-    Speech,
-    Winner,
-    content_id,
-    content_seed,
-)
+from runs.records import Debate, Match, Slot, Winner, content_id, content_seed
+from runs.verdicts import VALUE
 from topics import Side, Topic
 from topics.errors import InputError
-from training.company import SEATED, VALUE, Company, call_of, nothing_said, public, together, worth
+from training.company import SEATED, Company, nothing_said, public, together, turn_of, worth
 from training.debate_rewards import budget
 from training.practice import POLICY, Sample, Speaker, drawn, text_of
 from training.rewards import Component, Items, Reward, Rewards, item
@@ -115,10 +109,7 @@ class Debates:
     each: int = field(init=False)
 
     def __post_init__(self) -> None:
-        if unknown := set(self.rewards.weights) - set(COMPONENTS):
-            raise InputError(
-                f"a whole debate cannot earn {min(unknown)!r}; expected weights of {', '.join(COMPONENTS)}"
-            )
+        earnable(self.rewards)
         self.each = len(self.seated.slots) // 2 if is_by_turn(self.context, self.rewards) else 1
 
     def draw(self, speaker: Speaker, wanted: Sequence[tuple[Seat, int]]) -> list[Sample]:
@@ -171,11 +162,9 @@ class Debates:
         speaker([request for _, request in requests])
         for one, request in requests:
             slot = one.debate.slots[number]
-            speech = Speech(
-                answer=text_of(self.tokenizer, request), cut=request.finish == "length", call=call_of(one.debate, slot)
-            )
+            text, cut = text_of(self.tokenizer, request), request.finish == "length"
             try:
-                one.debate = one.debate.with_turn(public(hear(speech, one.debate, slot)))
+                one.debate = one.debate.with_turn(turn_of(text, one.debate, slot, cut=cut))
             except SpeakFailed:
                 own = slot.side == one.seat.side
                 one.silent, one.failed = own, not own
@@ -188,7 +177,7 @@ class Debates:
             adapter=one.past,
             seed=content_seed("past", one.debate.id, slot.turn),
             temperature=temperature,
-            most=2 * slot.words + 64,
+            most=most_tokens(slot),
         )
 
     def _request(self, one: Played, slot: Slot, temperature: float) -> Request | None:
@@ -204,7 +193,7 @@ class Debates:
             before = one.own[-1]
             heard = between(self.tokenizer, said, ended=before.end == self.tokenizer.eos_token_id)
             prompt = [*before.prompt, *drawn(before), *heard]
-        most = 2 * slot.words + 64
+        most = most_tokens(slot)
         if self.window is not None and len(prompt) + most > self.window:
             if one.own:
                 return None
@@ -358,6 +347,13 @@ def _score(one: Played, judged: Sequence[tuple[float | None, Winner]]) -> float 
         return 0.0
     winner = judged[-1][1] if judged else "invalid"
     return None if winner not in VALUE else 0.5 if winner == "tie" else float(winner == one.seat.side)
+
+
+def earnable(rewards: Rewards) -> None:
+    """Refuse what a whole debate cannot earn."""
+    if unknown := set(rewards.weights) - set(COMPONENTS):
+        known = ", ".join(COMPONENTS)
+        raise InputError(f"a whole debate cannot earn {min(unknown)!r}; expected weights of {known}: see [debates]")
 
 
 def is_by_turn(context: Context, rewards: Rewards) -> bool:

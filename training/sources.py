@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from arena import roster as rosters
+from arena.local import most_tokens
 from arena.models import Tokenizer, prompt_ids
 from arena.prompting import Message
 from arena.roster import Roster
@@ -94,7 +95,7 @@ def of_turns(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source
             f"too few to hold some back; play more topics with points"
         )
     kept, tokens = fitting(learnt, settings, tokenizer, "turns may be")
-    named = content_id(settings.context, *((c.topic.digest, c.turn, c.heard, c.messages) for c in kept), size=32)
+    digest = content_id(settings.context, *((c.topic.digest, c.turn, c.heard, c.messages) for c in kept), size=32)
     return Source(
         kind="turns",
         tasks=kept,
@@ -106,7 +107,7 @@ def of_turns(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source
             f"{len(kept):,} turns on {len({one.unit for one in kept}):,} topics, {len(learnt) - len(kept):,} too long",
             f"{without:,} topics left out, a side without points",
         ],
-        digest=named,
+        digest=digest,
         won=won(heard, back, settings, tokenizer),
         heard=heard,
     )
@@ -114,7 +115,7 @@ def of_turns(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source
 
 def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Source:
     """Sides of debates that are yet to be played, on the topics of a run and in its format."""
-    from training.debates import COMPONENTS, ITSELF, PARENT, Seat, is_by_turn
+    from training.debates import ITSELF, PARENT, Seat, earnable, is_by_turn
 
     slots = slots_of(heard)
     known = [entry.name for entry in roster_of(heard, settings).contestants]
@@ -123,9 +124,7 @@ def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Sour
         raise InputError(f"unknown opponent {odd!r}; expected {', '.join(known)}{near(odd, known)}: see --roster")
     if settings.rubric_judge is not None:
         raise InputError("a debate earns what --reward-judge says; --rubric-judge is for turns and rows: leave it out")
-    if unknown := set(settings.rewards.weights) - set(COMPONENTS):
-        wanted = ", ".join(COMPONENTS)
-        raise InputError(f"a whole debate cannot earn {min(unknown)!r}; expected weights of {wanted}: see [debates]")
+    earnable(settings.rewards)
     back, ahead = _split(heard, settings)
 
     def seats(topics: set[str], against: Sequence[str], seed: int) -> list[Seat]:
@@ -148,7 +147,7 @@ def of_debates(heard: Decided, settings: Settings, tokenizer: Tokenizer) -> Sour
         tasks=tasks,
         held_back=[(checked[n % len(checked)], n // len(checked) * settings.group) for n in range(settings.checks)],
         tokens=[settings.max_length] * len(tasks),
-        longest=max(2 * slot.words + 64 for slot in slots),
+        longest=max(map(most_tokens, slots)),
         company=company_of(heard, settings),
         each=len(slots) // 2 if is_by_turn(settings.context, settings.rewards) else 1,
         said=[

@@ -27,6 +27,7 @@ from random import Random
 
 import polars as pl
 
+from arena.local import most_tokens
 from arena.prompting import Message
 from arena.speech import sentence_ends, visible, within
 from judges.rubric import Item, ItemScore
@@ -107,7 +108,7 @@ class TurnContext:
     @property
     def most_tokens(self) -> int:
         """Those that a seat has (`arena.local`)."""
-        return 2 * self.slot.words + 64
+        return most_tokens(self.slot)
 
 
 def turn_contexts(
