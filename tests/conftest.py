@@ -1,19 +1,31 @@
 """What tests share: playing a small run, reading its tables without the clock, and being refused in one line."""
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 import runs
 from arena.run import Result, Settings, main, run
+from runs import adapters
+from runs.adapters import Adapter
 from runs.schema import CLOCK, TABLES
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a model hub
 
 Play = Callable[..., Result]
+TRAINERS_WARN = [
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
+"""Marks of a module that trains: what TRL and transformers warn of, and nobody here can mend."""
 
 
 @pytest.fixture
@@ -74,3 +86,33 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object, command: Cal
     line = printed.err.strip().splitlines()[-1]
     assert "Traceback" not in printed.err
     return line
+
+
+# ── a folder that a policy was taught in ─────────────────────────────────────────────────────────────
+
+
+def run_of(out: Path) -> Path:
+    """Its run."""
+    return next(path.parent for path in out.glob("*/spec.json"))
+
+
+def words(out: Path, *more: str) -> list[str]:
+    """What a training command is told, to learn from its run."""
+    return ["--from-run", str(run_of(out)), "--out", str(out), *more]
+
+
+def copied(made: Path, tmp_path: Path) -> Path:
+    """A copy to train in."""
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def newest(out: Path) -> Adapter:
+    """What was trained last."""
+    return adapters.listed(out / "adapters")[-1]
+
+
+def toml(value: Any) -> str:
+    """A value as a recipe has it."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {toml(inner)}" for name, inner in value.items()) + " }"
+    return json.dumps(value)

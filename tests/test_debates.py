@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import Play, refused
+from conftest import TRAINERS_WARN, Play, copied, refused, words
 from test_judges import FULL, TOPIC
 
 torch = pytest.importorskip("torch")
@@ -51,10 +50,7 @@ from training.state import State  # noqa: E402
 from training.turns import TurnContext  # noqa: E402
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    *TRAINERS_WARN,
     pytest.mark.usefixtures("one_thread"),
 ]
 
@@ -724,15 +720,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arena.run(arena.Settings.model_validate(given))
     assert sft.main(words(out, *QUICK_SFT)) == 0
     return out
-
-
-def words(out: Path, *more: str) -> list[str]:
-    run = next(path.parent for path in out.glob("*/spec.json"))
-    return ["--from-run", str(run), "--out", str(out), *more]
-
-
-def copied(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
 def trained(out: Path, *more: str) -> Adapter:

@@ -1,7 +1,6 @@
 """GRPO on turns of stored debates: what a speech earns by hand, what is never asked, and a small run of it."""
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import Play, refused
+from conftest import TRAINERS_WARN, Play, copied, refused, run_of, toml, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_judges import FULL, debate
@@ -30,10 +29,7 @@ from training.speeches import decided_speeches, held_back  # noqa: E402
 from training.turns import TurnContext, earned, turn_contexts  # noqa: E402
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    *TRAINERS_WARN,
     pytest.mark.usefixtures("one_thread"),
 ]
 
@@ -193,18 +189,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def run_of(out: Path) -> Path:
-    return next(path.parent for path in out.glob("*/spec.json"))
-
-
-def words(out: Path, *more: str) -> list[str]:
-    return ["--from-run", str(run_of(out)), "--out", str(out), *more]
-
-
-def copied(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copy"))
-
-
 def trained(out: Path, *more: str) -> Adapter:
     """The adapter that a training makes, in this process."""
     assert grpo.main(words(out, *QUICK, *more)) == 0
@@ -330,12 +314,6 @@ def test_wrong_input_is_one_line(made: Path, tmp_path: Path, capsys: pytest.Capt
     assert "above the guard's" in line(*QUICK, "--guard.perplexity", "1")
     assert "no unfinished grpo training" in line("--resume")
     assert "unrecognized" in line("--gruop", "4")
-
-
-def toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {toml(inner)}" for name, inner in value.items()) + " }"
-    return json.dumps(value)
 
 
 def test_without_a_taught_policy_the_line_to_type_is_said(

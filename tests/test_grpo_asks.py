@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import Play, refused
+from conftest import TRAINERS_WARN, Play, refused, toml
 from test_endpoints import endpoint, stats
 
 torch = pytest.importorskip("torch")
@@ -16,10 +16,7 @@ from training import grpo, tiny  # noqa: E402
 from training.recipe import table  # noqa: E402
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    *TRAINERS_WARN,
     pytest.mark.usefixtures("one_thread"),
 ]
 
@@ -51,12 +48,6 @@ def recipe(path: Path, rewards: dict[str, Any] = REWARDS, **more: Any) -> Path:
     body = "".join(f"{name} = {toml(value)}\n" for name, value in (numbers | {"rewards": rewards}).items())
     path.write_text(f"[grpo]\n{body}")
     return path
-
-
-def toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {toml(inner)}" for name, inner in value.items()) + " }"
-    return json.dumps(value)
 
 
 def given(folder: Path, base: Path, url: str, **more: Any) -> list[str]:

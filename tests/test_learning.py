@@ -5,27 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import roster
+from conftest import TRAINERS_WARN, newest, roster
 
 torch = pytest.importorskip("torch")
 
 from arena import run as arena  # noqa: E402
-from runs import adapters  # noqa: E402
-from runs.adapters import Adapter  # noqa: E402
 from training import grpo, sft  # noqa: E402
 from training.loop import OPPONENTS, proof  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    *TRAINERS_WARN,
 ]
-
-
-def newest(out: Path) -> Adapter:
-    return adapters.listed(out / "adapters")[-1]
 
 
 def test_what_is_earned_rises_and_the_adapter_plays_its_parent(tmp_path: Path) -> None:

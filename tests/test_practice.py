@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import TRAINERS_WARN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,10 +46,7 @@ from training.rewards import Reward, Rewards, advantages, item  # noqa: E402
 from training.tokens import Tokens  # noqa: E402
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    *TRAINERS_WARN,
     pytest.mark.filterwarnings("ignore:You are importing from 'rollout_func':UserWarning"),
     pytest.mark.usefixtures("one_thread"),
 ]

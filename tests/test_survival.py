@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from conftest import TRAINERS_WARN, copied, words
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -35,10 +36,7 @@ from training.state import State  # noqa: E402
 from training.watch import Watch  # noqa: E402
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    *TRAINERS_WARN,
     pytest.mark.usefixtures("one_thread"),
 ]
 
@@ -222,15 +220,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arena.run(arena.Settings.model_validate(given_))
     assert sft.main(words(out, *QUICK_SFT)) == 0
     return out
-
-
-def words(out: Path, *more: str) -> list[str]:
-    run = next(path.parent for path in out.glob("*/spec.json"))
-    return ["--from-run", str(run), "--out", str(out), *more]
-
-
-def copied(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
 def trained(out: Path) -> Adapter:

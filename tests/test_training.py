@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import refused
+from conftest import TRAINERS_WARN, copied, newest, refused, run_of, words
 
 torch = pytest.importorskip("torch")
 
@@ -29,10 +29,7 @@ from training.speeches import decided_speeches, held_back, prompts  # noqa: E402
 from training.state import State, resumed  # noqa: E402
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    *TRAINERS_WARN,
 ]
 
 TOPICS = [topic.topic_id for topic in topics.load("train")][:10]
@@ -59,28 +56,12 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     yield
 
 
-def run_of(out: Path) -> Path:
-    return next(path.parent for path in out.glob("*/spec.json"))
-
-
-def words(out: Path, *more: str) -> list[str]:
-    return ["--from-run", str(run_of(out)), "--out", str(out), *more]
-
-
 def train(command: Any, out: Path, *more: str) -> Adapter:
     """The adapter that a training command makes, in this process."""
     before = {adapter.id for adapter in adapters.listed(out / "adapters")}
     assert command.main(words(out, *more)) == 0
     (new,) = [one for one in adapters.listed(out / "adapters") if one.id not in before] or [newest(out)]
     return new
-
-
-def newest(out: Path) -> Adapter:
-    return adapters.listed(out / "adapters")[-1]
-
-
-def copied(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
 # ── what is learnt from ──────────────────────────────────────────────────────────────────────────────
