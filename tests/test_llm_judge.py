@@ -254,7 +254,7 @@ def test_a_rubric_that_does_not_fit_is_refused(text: str, message: str, tmp_path
 
 
 def test_rubrics_and_prompts_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"unknown rubric 'debat'; expected debate, .*did you mean 'debate'"):
+    with pytest.raises(InputError, match=r"unknown rubric 'debat'; expected audit, debate, .*did you mean 'debate'"):
         LLM(ask=Told(), rubric="debat")
     with pytest.raises(InputError, match="cannot read"):
         LLM(ask=Told(), rubric=tmp_path / "none.toml")
