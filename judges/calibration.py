@@ -33,8 +33,8 @@ from typing import Literal
 
 import polars as pl
 
-from judges.transcript import NAMES, Transcript
 from runs.records import Debate, content_id, content_seed
+from runs.transcript import NAMES, Transcript
 from topics import SIDES, Side, opposite
 
 Kind = Literal["base", "self_play", "mirrored", "padded", "injected", "degraded", "human"]

@@ -4,7 +4,7 @@
     python -m judges.human --from-run RUN --name ann --read ballots.csv       # stores what was filled in
 
 A ballot shows what every judge is shown: the motion, what is known, and the speeches under the neutral names of
-`judges/transcript.py`; who the contestants are stands nowhere (a speech that tells it, tells it to all judges). The
+`runs/transcript.py`; who the contestants are stands nowhere (a speech that tells it, tells it to all judges). The
 person fills in `winner` (one of the two names, tie or abstain) and, if they like, `confidence` (0 to 100) and `reason`.
 The vote then is one like any other, of judge `human:ann`, with a verdict by the same function. The same seed draws the
 same debates for everybody, so that two people can be compared.
@@ -14,37 +14,30 @@ any more. Text that a spreadsheet would take for a formula or a number gets an a
 strangers' words, and must not run.
 """
 
-import asyncio
 import csv
 import io
 import re
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from judges.transcript import Transcript
-from runs import NEWEST, OUT, Run, find, tables
+from runs import NEWEST, OUT, Run, find
+from runs.ballots import MOST_REASON, draw, name_of, store, vote_of, votes_of
 from runs.journal import StorageError
-from runs.panels import HUMAN, Kin, Panel, Tally
-from runs.records import Debate, Match, Record, Vote, Winner, content_id
-from runs.schema import TABLES
+from runs.records import Debate, Vote, Winner, content_id
 from runs.settings import Command, parse
-from runs.verdicts import from_votes
+from runs.transcript import Transcript
 from topics import SIDES
 from topics.errors import InputError, command, one_line
 
 COLUMNS = ("ballot", "digest", "motion", "known", "for", "against", "transcript", "winner", "confidence", "reason")
 """Of the file. `ballot` is the debate's id, `digest` that of what was said in it; under `for` and `against` stand the
 names of who speaks for the motion, and against it."""
-MOST_REASON = 5_000
-"""Characters of a reason."""
 SHOWN = 5
 """Wrong rows that an error names one by one."""
 
@@ -79,16 +72,9 @@ class Count:
     """Without a winner: not voted on."""
 
 
-def name_of(person: str) -> str:
-    """The judge that a person is."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,50}", person):
-        raise InputError(f"--name {person!r} is no person's name; expected up to 50 letters, digits, - and _")
-    return f"{HUMAN}{person}"
-
-
 def write(run: Run, person: str, path: Path, *, limit: int = 50, seed: int = 0) -> int:
     """Write ballots of debates that a person has not voted on, in the order of the draw; returns how many."""
-    voted = _votes(run, name_of(person))
+    voted = votes_of(run, name_of(person))
     left = [match for match in draw(run.journal.complete(), seed) if match.debate_id not in voted]
     if not left:
         raise InputError(f"{str(run.folder)!r} has no complete debate that {person!r} has not voted on")
@@ -106,17 +92,6 @@ def write(run: Run, person: str, path: Path, *, limit: int = 50, seed: int = 0) 
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
     return len(debates)
-
-
-def draw(matches: Iterable[Match], seed: int) -> list[Match]:
-    """Matches by lot, so that every topic comes once before any comes twice."""
-    by_lot = sorted(matches, key=lambda match: content_id("ballot", seed, match.debate_id))
-    before: Counter[str] = Counter()
-    rounds: list[tuple[int, Match]] = []
-    for match in by_lot:
-        rounds.append((before[match.topic_id], match))
-        before[match.topic_id] += 1
-    return [match for _, match in sorted(rounds, key=lambda place: place[0])]
 
 
 def _shown(debate: Debate) -> dict[str, str]:
@@ -137,7 +112,7 @@ def read(run: Run, person: str, path: Path) -> Count:
     judge, rows = name_of(person), list(_rows(path))
     ballots = {row.get("ballot") for _, row in rows}
     debates = {m.debate_id: run.debate(m) for m in run.journal.complete() if m.debate_id in ballots}
-    stored = _votes(run, judge)
+    stored = votes_of(run, judge)
     votes: dict[str, Vote | None] = {}
     wrong: list[str] = []
     for at, row in rows:
@@ -157,22 +132,6 @@ def read(run: Run, person: str, path: Path) -> Count:
     fresh = [vote for vote in cast if vote.debate_id not in stored]
     store(run, judge, [(debates[vote.debate_id].match, vote) for vote in fresh])
     return Count(stored=len(fresh), already=len(cast) - len(fresh), empty=len(votes) - len(cast))
-
-
-def store(run: Run, judge: str, cast: Sequence[tuple[Match, Vote]]) -> None:
-    """Record a person's votes, their verdicts, and those of panels that the person sits on; seal a sealed run again."""
-    panels = [Panel.model_validate(panel) for panel in run.spec.panels]
-    tally = Tally(panels, Kin(run.spec.judges, run.spec.contestants), run.journal.verdicts())
-    records: list[Record] = []
-    for match, vote in cast:
-        verdict = from_votes(match.debate_id, judge, [vote])
-        records += [vote, verdict, *tally.add(match, verdict)]
-    if records:
-        asyncio.run(run.journal.write(*records))
-    if tables.is_sealed(run.folder):
-        sealed = tables.load(run.folder).votes.filter(judge=judge).select(pl.len()).collect().item()
-        if sealed < len(_votes(run, judge)):  # whether they came just now, or before a sitting that ended here
-            run.seal()
 
 
 def _read(row: Mapping[str, str], debates: Mapping[str, Debate], judge: str) -> tuple[str, Vote | None]:
@@ -195,16 +154,8 @@ def _read(row: Mapping[str, str], debates: Mapping[str, Debate], judge: str) -> 
     if filled.winner.lower() not in winners:
         expected = f"{names['for']}, {names['against']}, tie or abstain"
         raise ValueError(f"winner {one_line(filled.winner, 60)!r} of {debate.id!r}; expected {expected}")
-    vote = Vote(
-        debate_id=debate.id,
-        judge=judge,
-        order="for_first",
-        sample=0,
-        winner=winners[filled.winner.lower()],
-        confidence=None if filled.confidence is None else filled.confidence / 100,
-        rationale=one_line(filled.reason, MOST_REASON),
-        identity=content_id(judge, "for_first", 0, content_id(*(turn.text for turn in debate.turns))),
-    )
+    confidence = None if filled.confidence is None else filled.confidence / 100
+    vote = vote_of(debate, judge, winners[filled.winner.lower()], confidence=confidence, reason=filled.reason)
     return debate.id, vote
 
 
@@ -228,13 +179,6 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 yield at, dict(zip(header, map(_plain, cells), strict=False))
     except csv.Error as error:
         raise InputError(f"{str(path)!r} is no CSV: {error}") from None
-
-
-def _votes(run: Run, judge: str) -> dict[str, tuple[str, float | None, str]]:
-    """What a judge has voted, by debate."""
-    votes = tables.scan_journal(run.folder, TABLES["votes"]).filter(judge=judge)
-    rows = votes.select("debate_id", "winner", "confidence", "rationale").collect().rows()
-    return {debate_id: (winner, confidence, rationale) for debate_id, winner, confidence, rationale in rows}
 
 
 def _digest(debate: Debate) -> str:

@@ -11,7 +11,7 @@
 
 How it departs from the usual prompt to a judge:
 
-1. Speakers have neutral names, and each turn stands between lines that no speech can forge (`judges/transcript.py`).
+1. Speakers have neutral names, and each turn stands between lines that no speech can forge (`runs/transcript.py`).
 2. It is asked in both orders, which side it looks at and scores first; `runs/verdicts.py` calls a disagreement a tie.
 3. All that depends on the order or the sample stands in the last paragraph: a debate's votes share all before it.
 4. Quotes come before scores and scores before the winner, and each is checked against the others and against the
@@ -28,8 +28,8 @@ from judges import criteria
 from judges.answers import ask_until, wording
 from judges.asking import Ask, Message, Question, Reply
 from judges.reading import Reading, read, schema
-from judges.transcript import Transcript
 from runs.records import Debate, Order, Vote, content_id
+from runs.transcript import Transcript
 from topics import Side, opposite
 from topics.errors import InputError
 

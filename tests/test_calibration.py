@@ -24,9 +24,9 @@ from arena.calibrate import Settings, calibrate, main
 from arena.simulate_dials import Dials, planted
 from judges.calibration import NOTHING, Case, backwards, cases, frame, injections, said, without_evidence
 from judges.report_card import GATES, card, gates
-from judges.transcript import NAMES, Transcript
 from runs import cards
 from runs.records import Debate, Match, Order, Slot, Turn, Vote, content_id, content_seed
+from runs.transcript import NAMES, Transcript
 from topics import SIDES, Side, Topic, opposite
 from topics.errors import InputError
 

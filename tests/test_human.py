@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 import runs
 from arena.run import Result
 from judges import human
-from judges.human import COLUMNS, draw, harmless, main, name_of, read, write
-from judges.transcript import NAMES
+from judges.human import COLUMNS, harmless, main, read, write
 from runs import Run, tables
+from runs.ballots import draw, name_of
 from runs.records import Match, Vote
+from runs.transcript import NAMES
 from runs.verdicts import from_votes
 
 Row = dict[str, str]

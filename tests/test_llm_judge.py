@@ -24,8 +24,8 @@ from judges.answers import MOST_REPAIR
 from judges.asking import NoReply, NotNow, Question, Reply
 from judges.llm import LLM, ORDERS
 from judges.rules import TIE, WEIGHTS, Rules, score
-from judges.transcript import NAMES, Transcript
 from runs.records import Debate, Match, Order, Quote, Score, Side, Vote
+from runs.transcript import NAMES, Transcript
 from topics.errors import InputError
 
 DEBATE = debate("Trams carry more people.", "Rails cannot be moved.", "They need not be.", "Buses are sooner there.")

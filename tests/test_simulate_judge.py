@@ -31,8 +31,8 @@ from judges.answers import Unreadable
 from judges.asking import Reply
 from judges.llm import messages, system
 from judges.reading import read, schema
-from judges.transcript import Transcript
 from runs.records import Debate, Match, Order, Turn, Winner
+from runs.transcript import Transcript
 from topics import SIDES, Side, Topic, opposite
 
 ROOT = Path(__file__).parent.parent

@@ -1,0 +1,113 @@
+"""Strangers' text as HTML: escaped, bounded, and with what cannot be seen made visible.
+
+    speech("<b>ha</b>", ["ha"])        # &lt;b&gt;<mark>ha</mark>&lt;/b&gt;
+    render("report.html", title=...)   # a template of runs/templates
+
+What models say, what files name contestants and what a person types may hold anything: tags, links, template syntax,
+marks that turn the direction of writing round, a megabyte of one letter. Templates escape every value that they are
+given, with no way for a template to say otherwise but a `Markup` that is made here. Marks of direction and control
+characters are shown by their code points: they could make a speech read otherwise than it was judged. What is long is
+shown in part, and says so.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+TEMPLATES, STATIC = Path(__file__).parent / "templates", Path(__file__).parent / "static"
+MOST = 20_000
+"""Characters of a text that are shown."""
+
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
+"""Control characters, marks of direction, and others without a shape, tags among them. Joiners (U+200C, U+200D) stay:
+scripts and emoji are written with them."""
+
+
+def speech(text: str, quotes: Iterable[str] = (), *, most: int = MOST) -> Markup:
+    """A text, with every place where one of `quotes` stands in a `<mark>`; quotes that overlap are one mark."""
+    shown = text[:most]
+    parts = [
+        Markup("<mark>{}</mark>").format(_visible(part)) if marked else _visible(part)
+        for part, marked in _cut(shown, quotes)
+    ]
+    if len(text) > most:
+        parts.append(Markup(' <span class="cut">[{} of {} characters]</span>').format(f"{most:,}", f"{len(text):,}"))
+    return Markup("").join(parts)
+
+
+def _cut(text: str, quotes: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """`text` in pieces, each with whether it is quoted."""
+    at = 0
+    for start, end in _spans(text, quotes):
+        yield text[at:start], False
+        yield text[start:end], True
+        at = end
+    yield text[at:], False
+
+
+def _spans(text: str, quotes: Iterable[str]) -> list[tuple[int, int]]:
+    """Where quotes stand, in order, without overlaps."""
+    found = sorted(
+        match.span()
+        for quote in {quote.strip() for quote in quotes}
+        if quote
+        for match in re.finditer(re.escape(quote), text)
+    )
+    merged: list[tuple[int, int]] = []
+    for start, end in found:
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _visible(text: str) -> Markup:
+    """A text, escaped, with what has no shape shown by its code point."""
+    return Markup(_UNSEEN.sub(lambda found: f'<span class="unseen">U+{ord(found[0]):04X}</span>', str(escape(text))))
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of `runs/templates`, filled in."""
+    return environment().get_template(template).render(values)
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """The templates, and the filters with which they show numbers."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"speech": speech, "percent": percent, "number": number, "count": count}
+    return made
+
+
+def number(value: float | None, digits: int = 0, *, signed: bool = False) -> str:
+    """A number, or a dash where there is none."""
+    if value is None or not isfinite(value):
+        return "–"
+    said = f"{value:{'+' if signed else ''},.{digits}f}"
+    return said.replace("-", "−") if float(said.replace(",", "")) else f"{0:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as a percentage, or a dash where there is none."""
+    said = number(None if value is None else 100 * value, digits)
+    return said if said == "–" else f"{said} %"
+
+
+def count(value: int | None) -> str:
+    """A count with its thousands apart, or a dash."""
+    return "–" if value is None else f"{value:,}"
