@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 SERVER := .venv-vllm
 
 LOOP ?=
+JOBS ?= 2
 
 .PHONY: demo loop test check bench vllm-cpu clean
 
@@ -15,8 +16,8 @@ demo: $(READY)  ## six simulated contestants debate all 200 train topics; ends w
 loop: $(READY)  ## the whole circle: play, teach, prefer, play again, prove; LOOP="--seed 1" gives it flags
 	HF_HUB_OFFLINE=1 $(BIN)/python -m training.loop $(LOOP)
 
-test: $(READY)  ## the whole test suite
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(READY)  ## the whole test suite, two modules at a time; what needs a browser wants Debian's chromium
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(READY)  ## lint, format, types, layers, the seal
 	$(BIN)/ruff check .
