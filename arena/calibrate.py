@@ -249,7 +249,7 @@ def _carded(held: Run, limits: Mapping[str, float]) -> Card:
     loaded = runs.load(held.folder)
     judge = held.spec.judges[0]
     table = card(
-        pl.read_parquet(held.folder / cases.NAME),
+        pl.read_parquet(held.folder / cases.NAME, glob=False),
         loaded.votes.collect(),
         loaded.verdicts.collect(),
         loaded.calls.collect(),

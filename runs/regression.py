@@ -13,6 +13,7 @@ linear program, and left out. Where `z` is then a combination of the other colum
 Array names end in their dimensions: D debates, P parameters.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ def slope(score_D: Array, beside_DP: Array, z_D: Array, topic_D: NDArray[np.int6
     from scipy.linalg import orth
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
+    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
     kept_D = uncertain(score_D, np.column_stack([beside_DP, z_D]))
     score_D, beside_DP, z_D, topic_D = score_D[kept_D], beside_DP[kept_D], z_D[kept_D], topic_D[kept_D]
@@ -42,7 +44,9 @@ def slope(score_D: Array, beside_DP: Array, z_D: Array, topic_D: NDArray[np.int6
         return found
     design_DP = np.column_stack([orth(beside_DP), z_D])  # columns that say the same, as of two who only meet each other
     clusters = {"cov_type": "cluster", "cov_kwds": {"groups": topic_D}, "use_t": True} if topics > 1 else {}
-    fitted = GLM(score_D, design_DP, family=Binomial()).fit(**clusters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PerfectSeparationWarning)  # all are ties; what is separated was left out above
+        fitted = GLM(score_D, design_DP, family=Binomial()).fit(**clusters)
     if not fitted.converged:
         raise RuntimeError("the slope exists, but the regression did not reach it")
     low, high = fitted.conf_int()[-1] if clusters else (None, None)

@@ -29,6 +29,8 @@ from topics import Topic
 from topics.errors import InputError, is_file, near
 
 OUT = Path("runs/out")
+LOCK = ".lock"
+"""In a run's folder: whoever holds a run has it locked."""
 NEWEST = "newest"
 """What `--from-run` and `--resume` mean without a value."""
 
@@ -159,7 +161,7 @@ def stored_topics(rows: pl.LazyFrame) -> list[Topic]:
 
 def _hold(folder: Path) -> IO[str]:
     try:
-        lock = (folder / ".lock").open("w")
+        lock = (folder / LOCK).open("w")
     except OSError as error:
         raise InputError(f"cannot write to {str(folder)!r} ({error.strerror or error})") from None
     try:

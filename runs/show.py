@@ -1,25 +1,40 @@
-"""`python -m runs.show [RUN] [DEBATE]`: a run's leaderboard, or one debate as it was spoken.
+"""`python -m runs.show [RUN] [DEBATE]`: a run's leaderboard, or one debate as it was spoken and judged.
 
-Works on a run that is still going as well. What contestants said is printed as text: control characters that
-could move a cursor or recolour a terminal are left out.
+    print(leaderboards(runs.load(folder)))
+    print(leaderboards(runs.load(folder), "gpt", length=True))
+
+Works on a run that is still going as well. A debate's text is made in `runs/spoken.py`: it is wrapped to a terminal's
+width and coloured there alone, and not where NO_COLOR is set; elsewhere a paragraph is a line, for whoever searches or
+compares. Every leaderboard names the judge that it goes by, and says of a judge that asks a model how far it can be
+trusted (`runs/cards.py`).
 """
 
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from pydantic_settings import CliPositionalArg
 
 from runs import cards, tables
+from runs.adapters import aligned
+from runs.list import Entry, look
 from runs.ratings import Leaderboard, RatingsError
 from runs.ratings import leaderboard as rate
 from runs.run import NEWEST, OUT, find
 from runs.settings import Command, parse
 from runs.spec import Spec
+from runs.spoken import transcript
 from runs.statistics import Estimate
 from runs.tables import Tables
-from topics.errors import InputError, command, near, one_line
+from topics.errors import InputError, command, one_line
+
+WIDEST = 110
+"""Characters of a line on a terminal: longer ones are hard to read."""
 
 
 class Settings(Command, cli_prog_name="python -m runs.show"):
@@ -30,7 +45,9 @@ class Settings(Command, cli_prog_name="python -m runs.show"):
     debate: CliPositionalArg[str] = ""
     """a debate_id, or the beginning of one"""
     judge: str | None = None
-    """whose verdicts to rate by (default: each judge's in turn)"""
+    """whose verdicts to rate by or to print (default: each judge's in turn)"""
+    length: bool = False
+    """ratings with the worth of saying more taken out, beside those with it"""
     out: Path = OUT
     """where runs are made"""
 
@@ -39,28 +56,69 @@ class Settings(Command, cli_prog_name="python -m runs.show"):
 def main(argv: list[str] | None = None) -> int:
     """The command line; see `--help`."""
     settings = parse(Settings, argv)
+    if settings.length and settings.debate:
+        raise InputError(f"--length is about leaderboards, and {settings.debate!r} names a debate; leave out one")
     folder = find(settings.run, out=settings.out)
     loaded = tables.load(folder)
     if loaded.sealed:
         tables.verify(folder)
-    print(transcript(loaded, settings.debate) if settings.debate else leaderboards(loaded, settings.judge))
+    if settings.debate:
+        print(transcript(loaded, settings.debate, settings.judge, width=_width(), colour=_colour()))
+    else:
+        print(leaderboards(loaded, settings.judge, length=settings.length))
+    for line in _after(loaded, settings.debate):
+        print(line)
     return 0
 
 
-def leaderboards(loaded: Tables, judge: str | None = None) -> str:
+def _width() -> int | None:
+    """Characters a line may have: on a terminal, or where COLUMNS says so."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return min(shutil.get_terminal_size().columns, WIDEST) if known else None
+
+
+def _colour() -> bool:
+    """Whether colour is wanted; see no-color.org."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _after(loaded: Tables, debate: str) -> Iterator[str]:
+    """How far a run is that is not finished, and what to type next."""
+    run = shlex.quote(one_line(str(loaded.folder), 1000))
+    if not loaded.sealed and isinstance(entry := look(loaded.folder), Entry):
+        ended = f"{entry.debates - entry.owed:,} of {entry.debates:,} debates have ended"
+        on = "" if entry.state == "going" else f"; to go on: python -m arena.run --resume {run}"
+        yield f"note: the run is {'still going' if entry.state == 'going' else 'not finished'}: {ended}{on}"
+    if debate:
+        yield f"next:  python -m runs.view {run}"
+        return
+    complete = loaded.debates.filter(status="complete").select("debate_id").head(1).collect()["debate_id"]
+    one = f"python -m runs.show {run} {shlex.quote(one_line(complete[0]))}; " if len(complete) else ""
+    yield f"next:  {one}python -m runs.report {run}"
+
+
+# Leaderboards
+
+
+def leaderboards(loaded: Tables, judge: str | None = None, *, length: bool = False) -> str:
     """The leaderboard by one judge's verdicts, or one for each judge of the run but those of a trajectory."""
     debates, verdicts = loaded.debates.collect(), loaded.verdicts.collect()
     known = verdicts.filter(~pl.col("judge").str.contains("@"))["judge"].unique(maintain_order=True).to_list()
     judges = [judge] if judge else known or [None]
     spec = Spec.read(loaded.folder)
     names = [str(contestant["name"]) for contestant in spec.contestants]
+    words = loaded.turns.select("debate_id", "side", "words").collect() if length else None
     boards = []
     for name in judges:
         try:
-            board = render(rate(debates, verdicts, judge=name, contestants=names))
-            boards.append("\n".join([board, *(f"note: {note}" for note in trust(loaded.folder.parent, spec, name))]))
+            if words is None:
+                board = render(rate(debates, verdicts, judge=name, contestants=names))
+            else:
+                board = controlled(debates, verdicts, words, name)
+            notes = (f"note: {one_line(note, 1000)}" for note in trust(loaded.folder.parent, spec, name))
+            boards.append("\n".join([board, *notes]))
         except RatingsError as error:
-            boards.append(f"no leaderboard by {name}: {error}")
+            boards.append(one_line(f"no leaderboard by {name}: {error}"))
     return "\n\n".join(boards)
 
 
@@ -87,7 +145,7 @@ def render(board: Leaderboard) -> str:
         )
         for row in rows
     ]
-    about = f"{board.verdicts:,} verdicts of {board.judge or 'no judge'} on {board.topics} topics; "
+    about = f"{board.verdicts:,} verdicts of {one_line(board.judge or 'no judge')} on {board.topics} topics; "
     about += f"side term for FOR {_points(board.side)}"
     return "\n".join([*lines, about, *(f"note: {note}" for note in board.notes)])
 
@@ -111,37 +169,6 @@ def _row(row: dict[str, object]) -> tuple[str, ...]:
     )
 
 
-def transcript(loaded: Tables, debate: str) -> str:
-    """One debate: the motion, what was said in turn, and the verdicts."""
-    rows = loaded.debates.filter(pl.col("debate_id").str.starts_with(debate)).collect()
-    if rows.height != 1:
-        found = f"{rows.height} debates of {str(loaded.folder)!r} begin with {debate!r}"
-        hint = "" if rows.height else near(debate, loaded.debates.select("debate_id").collect()["debate_id"].head(5000))
-        raise InputError(f"{found}; expected the debate_id of one{hint}")
-    row = rows.row(0, named=True)
-    topic = loaded.topics.filter(pl.col("topic_id") == row["topic_id"]).collect().row(0, named=True)
-    of_debate = pl.col("debate_id") == row["debate_id"]
-    seats = f"FOR {row['for_contestant']}, AGAINST {row['against_contestant']}; {row['status']}"
-    lines = [one_line(topic["motion"], 1000), one_line(seats)]
-    for turn in loaded.turns.filter(of_debate).sort("turn").collect().iter_rows(named=True):
-        words = f"{turn['words']} words{', trimmed' if turn['trimmed'] else ''}"
-        title = f"{turn['turn']}. {turn['side'].upper()} {turn['contestant']}: {turn['stage']} ({words})"
-        lines += ["", one_line(title), _safe(turn["text"])]
-    for failure in loaded.failures.filter(of_debate).collect().iter_rows(named=True):
-        where = f"{failure['step']} {failure['turn'] or ''}".strip()
-        lines += ["", f"failed at {where}: {failure['kind']}, {one_line(failure['message'])}"]
-    for verdict in loaded.verdicts.filter(of_debate).collect().iter_rows(named=True):
-        detail = f"margin {verdict['margin']}, votes {verdict['votes']}"
-        lines += ["", one_line(f"verdict of {verdict['judge']}: {verdict['winner']} ({detail})")]
-    for vote in loaded.votes.filter(of_debate).collect().iter_rows(named=True):
-        lines += [f"  {one_line(vote['rationale'] or vote['error'] or '', 600)}"]
-    return "\n".join(lines)
-
-
-def _safe(text: str) -> str:
-    return "".join(c for c in text if c.isprintable() or c == "\n")
-
-
 def _number(value: object) -> str:
     return "-" if value is None else f"{value:.0f}"
 
@@ -154,6 +181,29 @@ def _points(estimate: Estimate) -> str:
     if estimate.value is None:
         return "unknown"
     return f"{estimate.value:+.0f} points [{_number(estimate.low)}, {_number(estimate.high)}]"
+
+
+def controlled(debates: pl.DataFrame, verdicts: pl.DataFrame, turns: pl.DataFrame, judge: str | None) -> str:
+    """Ratings as if both sides had said as much, beside those on what was said, and the terms that are held apart."""
+    from runs import terms
+
+    found = terms.controlled(debates, verdicts, turns, judges=() if judge is None else (judge,))
+    head = ("", "contestant", "at equal length", "95 % interval", "as spoken", "95 % interval")
+    rows = [head, *(tuple(_both(row)) for row in found.frame.iter_rows(named=True))]
+    lines = [aligned(rows, right=4)]
+    for term in found.terms.filter(pl.col("term") != "judge").iter_rows(named=True):  # one judge has no mean to be off
+        value = Estimate(value=term["value"], low=term["low"], high=term["high"])
+        lines.append(f"{term['term']} term: {_points(value)} ({term['unit']})")
+    lines.append(f"{found.verdicts:,} verdicts of {one_line(judge or 'no judge')} on {found.topics} topics")
+    return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
+
+
+def _both(row: dict[str, Any]) -> Iterator[str]:
+    yield str(row["rank"] or "-")
+    yield one_line(row["contestant"], 40)
+    for value, low, high in (("rating", "low", "high"), ("plain", "plain_low", "plain_high")):
+        yield _number(row[value])
+        yield "-" if row[value] is None else f"{_number(row[low])} to {_number(row[high])}"
 
 
 if __name__ == "__main__":

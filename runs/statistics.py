@@ -129,8 +129,8 @@ def rates(part_TQ: Array, whole_TQ: Array, weights_RT: Array) -> tuple[Array, Ar
 
 
 def rate(scores: Sequence[float], topics: Sequence[str], *, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """The mean of `scores` in [0, 1], each of a topic, with an interval over topics."""
-    numbers = {topic: number for number, topic in enumerate(dict.fromkeys(topics))}
+    """The mean of `scores` in [0, 1], each of a topic, with an interval over topics; the order does not matter."""
+    numbers = {topic: number for number, topic in enumerate(sorted(set(topics)))}
     place = [numbers[topic] for topic in topics]
     part_TQ, whole_TQ = (np.bincount(place, weights)[:, None].astype(np.float64) for weights in (scores, None))
     found = rates(part_TQ, whole_TQ, topic_weights(len(numbers), resamples, seed))

@@ -76,7 +76,7 @@ def load(folder: Path) -> Tables:
 
 def _scan(folder: Path, table: Table) -> pl.LazyFrame:
     """A sealed table; columns that an earlier version did not have are null."""
-    return pl.scan_parquet(folder / f"{table.name}.parquet", schema=table.columns, missing_columns="insert")
+    return pl.scan_parquet(folder / f"{table.name}.parquet", schema=table.columns, missing_columns="insert", glob=False)
 
 
 def is_sealed(folder: Path) -> bool:
@@ -187,7 +187,7 @@ def _write(folder: Path, table: Table) -> dict[str, Any]:
     )
     with fresh.open("rb") as file:
         os.fsync(file.fileno())
-    rows = pl.scan_parquet(fresh).select(pl.len()).collect().item()
+    rows = pl.scan_parquet(fresh, glob=False).select(pl.len()).collect().item()
     return {"rows": rows, "bytes": fresh.stat().st_size, "sha256": sha256_of(fresh)}
 
 

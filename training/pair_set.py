@@ -79,7 +79,7 @@ def load(folder: Path) -> PairSet:
     if changed:
         which = ", ".join(changed)
         raise InputError(f"{str(folder)!r}: {which} differ from what pairs.json says; make the pairs again")
-    texts, prompts, pairs = (pl.read_parquet(folder / f"{name}.parquet") for name in FILES)
+    texts, prompts, pairs = (pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in FILES)
     pair_set = PairSet(texts=texts, prompts=prompts, pairs=pairs, **about)
     held_out = {topic.topic_id for topic in catalogue.load("test")}
     found = held_out & {*pair_set.prompts["topic_id"], *pair_set.pairs["topic_id"]}

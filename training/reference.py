@@ -289,7 +289,7 @@ def _stored(folder: Path) -> dict[str, float]:
     for part in sorted(folder.glob("*.parquet")):
         try:
             if sha256_of(part)[:24] == part.stem:
-                known |= pl.read_parquet(part).select("sequence", "log_prob").iter_rows()
+                known |= pl.read_parquet(part, glob=False).select("sequence", "log_prob").iter_rows()
                 continue
             what = "its contents do not match its name"
         except (OSError, pl.exceptions.PolarsError) as error:

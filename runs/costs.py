@@ -1,0 +1,212 @@
+"""What a run took, and from whom: calls, tokens, money, time, and what was paid for a win or a verdict.
+
+    run, spec = runs.load(folder), Spec.read(folder)
+    spent(run, spec)                   # the ledger: every call has one place in it
+    per_win(run, spec, "gpt")          # cost and tokens of a contestant's win
+    per_verdict(run, spec)             # cost of a judge's verdict; a panel's is its members'
+    stages(run), failures(run), completion(run)
+
+A call to a contestant is of who speaks on its turn's side, whether it came to anything or not. A judge's call is of the
+judge whose vote names it. Calls that no vote names (the first answer where a repair was needed, a vote that stays owed)
+are of the judge that asks that model at that endpoint, where there is one only. What then has no owner stands in a row
+without a name, so that the ledger adds up to the run.
+
+Nothing counted is null, never 0: a contestant that asks nobody has no tokens, and `counted` says of how many calls the
+tokens are. Shares, and costs of something, have intervals over topics (`runs/shares.py`).
+"""
+
+import polars as pl
+
+from runs.pairings import decided, seats
+from runs.shares import shares
+from runs.spec import Spec
+from runs.tables import Tables
+from topics import SIDES, opposite
+
+TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+
+_CALL = ["call_id", "debate_id", "role", "turn", "endpoint", "model", "latency_s", "cost_usd", *TOKENS]
+_SEATS = ["for_contestant", "against_contestant"]
+
+
+# Whose a call is
+
+
+def owned(run: Tables, spec: Spec) -> pl.LazyFrame:
+    """A run's calls with their `topic_id`, `kind` (`contestant`, `judge`, or another's role) and `name`, whose they are
+    (null: nobody knows)."""
+    about = run.debates.select("debate_id", "topic_id", "opener", *_SEATS)
+    speaks, judges = pl.col("role").is_in(["speak", "shorten"]), pl.col("role") == "judge"
+    speaker = pl.when(side="for").then(_SEATS[0]).when(side="against").then(_SEATS[1])
+    return (
+        run.calls.select(_CALL)
+        .join(about, on="debate_id", how="left")
+        .join(_sides(spec), on=["opener", "turn"], how="left")
+        .join(_named(run), on="call_id", how="left")
+        .join(_asking(spec), on=["endpoint", "model"], how="left")
+        .with_columns(
+            kind=pl.when(speaks).then(pl.lit("contestant")).otherwise("role"),
+            name=pl.when(speaks).then(speaker).when(judges).then(pl.coalesce("named", "asks")),
+        )
+        .select(*_CALL, "topic_id", "kind", "name")
+    )
+
+
+def _sides(spec: Spec) -> pl.LazyFrame:
+    """Whose turn it is: `opener`, `turn`, `side`; where another opens than in the format, sides change places."""
+    rows = [
+        (opener, slot.turn, slot.side if opener == spec.format[0].side else opposite(slot.side))
+        for opener in SIDES
+        for slot in spec.format
+    ]
+    return pl.LazyFrame(rows, schema={"opener": pl.String, "turn": pl.Int32, "side": pl.String}, orient="row")
+
+
+def _named(run: Tables) -> pl.LazyFrame:
+    """Calls that a vote names: `call_id`, `named`, the judge."""
+    votes = run.votes.select("call_id", named="judge").drop_nulls()
+    return votes.unique("call_id", keep="first", maintain_order=True)
+
+
+def _asking(spec: Spec) -> pl.LazyFrame:
+    """Models that one judge alone asks: `endpoint`, `model`, `asks`, the judge."""
+    rows = [(judge["endpoint"], judge.get("model"), judge["name"]) for judge in spec.judges if judge.get("endpoint")]
+    asking = pl.LazyFrame(rows, schema=dict.fromkeys(("endpoint", "model", "asks"), pl.String), orient="row")
+    return asking.filter(pl.len().over("endpoint", "model") == 1)
+
+
+# What was spent
+
+
+def spent(run: Tables, spec: Spec) -> pl.DataFrame:
+    """The ledger, a row for each whose calls there are: `kind` and `name` as in `owned`; `debates` that they are of,
+    `calls`, `counted`, tokens, `cost_usd`, `seconds` (of all answers, one after the other); `cached_share` of prompt
+    tokens and `cost_per_debate` with bounds, `topics`, `few_topics`.
+    """
+    calls = owned(run, spec).collect()
+    by = ["kind", "name"]
+    sums = [pl.when(pl.col(name).count() > 0).then(pl.col(name).sum()).alias(name) for name in TOKENS]
+    ledger = calls.group_by(by).agg(
+        pl.col("debate_id").n_unique().cast(pl.Int32).alias("debates"),
+        pl.len().cast(pl.Int32).alias("calls"),
+        pl.col("prompt_tokens").count().cast(pl.Int32).alias("counted"),
+        *sums,
+        pl.col("cost_usd").sum(),
+        pl.col("latency_s").sum().alias("seconds"),
+    )
+    first = pl.col("debate_id").is_first_distinct().over(by)
+    cost = shares(calls, by, {"cost_per_debate": pl.col("cost_usd")}, first, bounded=False)
+    prompts = calls.drop_nulls(["prompt_tokens", "cached_tokens"])
+    cached = shares(prompts, by, {"cached_share": pl.col("cached_tokens")}, pl.col("prompt_tokens"))
+    return (
+        ledger.join(cached.drop("topics", "few_topics"), on=by, how="left", nulls_equal=True)
+        .join(cost, on=by, how="left", nulls_equal=True)
+        .sort(by, nulls_last=True)
+    )
+
+
+def per_win(run: Tables, spec: Spec, judge: str | None = None) -> pl.DataFrame:
+    """What a win costs, a tie being half of one: `judge`, `contestant`, `wins`, `cost_usd`, `cost_per_win` and
+    `tokens_per_win` (prompt and completion) with bounds, `topics`, `few_topics`.
+
+    Counted are debates that the judge decided, and void ones, in which nobody can win what was paid for. Null for
+    somebody who never won, and tokens for somebody of whom none were counted.
+    """
+    by = ["judge", "contestant"]
+    rows = decided(run.debates, run.verdicts, judge)
+    void = run.debates.filter(status="void").select("debate_id").join(rows.select("judge").unique(), how="cross")
+    paid = owned(run, spec).filter(kind="contestant").rename({"name": "contestant"}).drop_nulls("contestant")
+    in_them = pl.concat([rows.select("judge", "debate_id"), void.select("judge", "debate_id")])
+    tokens = pl.col("prompt_tokens") + pl.col("completion_tokens")
+    cost = paid.join(in_them, on="debate_id").select("topic_id", *by, "cost_usd", tokens=tokens, win=0.0)
+    nothing = {"cost_usd": pl.lit(0.0), "tokens": pl.lit(None, pl.Int64)}
+    won = seats(rows).select("topic_id", *by, **nothing, win="score")
+    both = pl.concat([cost, won]).collect()
+    parts = {"cost_per_win": pl.col("cost_usd"), "tokens_per_win": pl.col("tokens")}
+    sums = both.group_by(by).agg(
+        pl.col("win").sum().alias("wins"), pl.col("cost_usd").sum(), pl.col("tokens").count().alias("counted")
+    )
+    found = sums.join(shares(both, by, parts, pl.col("win"), bounded=False), on=by).sort(by)
+    uncounted = [column for column in found.columns if column.startswith("tokens_per_win")]
+    return found.with_columns(pl.when(pl.col("counted") > 0).then(pl.col(uncounted))).drop("counted")
+
+
+def per_verdict(run: Tables, spec: Spec) -> pl.DataFrame:
+    """What a verdict costs: `judge` (null: calls that have no judge), `members` (of a panel, whose cost is theirs; null
+    for others, whose costs add up to the run's), `votes` and `invalid_votes`, `verdicts` that are valid, `calls`,
+    `cost_usd`; `cost_per_verdict` with bounds (null for a judge that asks nobody), `topics`, `few_topics`.
+
+    What was paid for votes that came to nothing counts as well.
+    """
+    cast = run.votes.group_by("judge").agg(
+        pl.len().cast(pl.Int32).alias("votes"),
+        (pl.col("winner") == "invalid").sum().cast(pl.Int32).alias("invalid_votes"),
+    )
+    panels = [(str(panel["name"]), [str(name) for name in panel["members"]]) for panel in spec.panels]
+    seated = pl.LazyFrame(panels, schema={"judge": pl.String, "members": pl.List(pl.String)}, orient="row")
+    calls = owned(run, spec).filter(kind="judge").select("topic_id", "cost_usd", judge="name", call=1, verdict=0)
+    theirs = seated.explode("members").join(calls, left_on="members", right_on="judge").drop("members")
+    valid = run.verdicts.filter(pl.col("winner") != "invalid").join(run.debates, on="debate_id")
+    given = valid.select("topic_id", "judge", cost_usd=0.0, call=0, verdict=1)
+    columns = ["topic_id", "judge", "cost_usd", "call", "verdict"]
+    rows = pl.concat([part.select(columns) for part in (calls, theirs, given)]).collect()
+    sums = rows.group_by("judge").agg(
+        pl.col("verdict").sum().cast(pl.Int32).alias("verdicts"),
+        pl.col("call").sum().cast(pl.Int32).alias("calls"),
+        pl.col("cost_usd").sum(),
+    )
+    asks = pl.col("calls") > 0
+    cost = shares(rows, ["judge"], {"cost_per_verdict": pl.col("cost_usd")}, pl.col("verdict"), bounded=False)
+    return (
+        sums.join(seated.collect(), on="judge", how="left")
+        .join(cast.collect(), on="judge", how="left")
+        .join(cost, on="judge", how="left", nulls_equal=True)
+        .with_columns(pl.when(asks).then(pl.col("^cost_per_verdict.*$")), pl.col("votes", "invalid_votes").fill_null(0))
+        .select("judge", "members", "votes", "invalid_votes", *sums.columns[1:], *cost.columns[1:])
+        .sort("judge", nulls_last=True)
+    )
+
+
+# What was spoken, and what went wrong
+
+
+def stages(run: Tables) -> pl.DataFrame:
+    """What contestants say in each stage: `contestant`, `stage` in the order of speaking, `words` (the mean) and
+    `trimmed` (the share of turns that were over their budget) with bounds, `topics`, `few_topics`, `turns`."""
+    said = run.turns.select("debate_id", "turn", "stage", "contestant", "words", "trimmed")
+    rows = said.join(run.debates.select("debate_id", "topic_id"), on="debate_id").collect()
+    by = ["contestant", "stage"]
+    words = shares(rows, by, {"words": pl.col("words")}, bounded=False).drop("topics", "few_topics")
+    trimmed = shares(rows, by, {"trimmed": pl.col("trimmed")})
+    place = rows.group_by(by).agg(pl.len().cast(pl.Int32).alias("turns"), pl.col("turn").min())
+    return words.join(trimmed, on=by).join(place, on=by).sort("contestant", "turn", "stage").drop("turn")
+
+
+def failures(run: Tables) -> pl.DataFrame:
+    """What went wrong, most frequent first: `step`, `kind`, `contestant`, `judge` (null where it was none's),
+    `failures`, `debates`, `attempts`."""
+    by = ["step", "kind", "contestant", "judge"]
+    return (
+        run.failures.group_by(by)
+        .agg(
+            pl.len().cast(pl.Int32).alias("failures"),
+            pl.col("debate_id").n_unique().cast(pl.Int32).alias("debates"),
+            pl.col("attempts").sum().cast(pl.Int32),
+        )
+        .sort("failures", *by, descending=[True, *[False] * 4])
+        .collect()
+    )
+
+
+def completion(run: Tables) -> pl.DataFrame:
+    """How many of the debates that ended are complete: `contestant` (null: all), `completion_rate` with bounds,
+    `topics`, `few_topics`, `debates`, `void`; a debate counts for both who sat in it."""
+    ended = run.debates.filter(pl.col("status") != "open").select("topic_id", "status", *_SEATS)
+    nobody = pl.lit(None, pl.String)
+    places = [ended.select("topic_id", "status", contestant=who) for who in (nobody, *map(pl.col, _SEATS))]
+    rows = pl.concat(places).collect()
+    rate = shares(rows, ["contestant"], {"completion_rate": pl.col("status") == "complete"})
+    counts = rows.group_by("contestant").agg(
+        pl.len().cast(pl.Int32).alias("debates"), (pl.col("status") == "void").sum().cast(pl.Int32).alias("void")
+    )
+    return rate.join(counts, on="contestant", how="left", nulls_equal=True, maintain_order="left")

@@ -1,0 +1,75 @@
+// Keys of the viewer: j and k through rows, turns and hits, n and p through pages, / to search, 1 to 4 on a ballot,
+// ? for help. Everything they do can be done without them.
+"use strict";
+
+const help = document.getElementById("help");
+const helpButton = document.getElementById("help-button");
+helpButton.hidden = false;
+helpButton.addEventListener("click", () => help.showModal());
+
+const items = () => [...document.querySelectorAll("[data-item]")];
+const target = (item) => item.querySelector("a[href]:not(.to)") && !item.matches("[tabindex]")
+  ? item.querySelector("a[href]") : item;
+
+function step(by) {
+  const all = items();
+  const at = all.findIndex((item) => item.contains(document.activeElement));
+  const next = at < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(Math.max(at + by, 0), all.length - 1);
+  if (all.length) {
+    target(all[next]).focus();
+    all[next].scrollIntoView({ block: "nearest" });
+  }
+}
+
+function follow(rel) {
+  const link = document.querySelector(`main a[rel="${rel}"]`);
+  if (link) link.click();
+}
+
+function choose(number) {
+  const choice = document.getElementById(`choice-${number}`);
+  if (choice) {
+    choice.checked = true;
+    choice.focus();
+  }
+}
+
+const keys = {
+  j: () => step(1),
+  k: () => step(-1),
+  n: () => follow("next"),
+  p: () => follow("prev"),
+  "/": () => document.getElementById("q").select(),
+  "?": () => help.showModal(),
+};
+for (const number of [1, 2, 3, 4]) keys[number] = () => choose(number);
+
+document.addEventListener("keydown", (event) => {
+  const writes = event.target.matches("textarea, select, input:not([type=radio]):not([type=checkbox])");
+  if (writes || help.open || event.ctrlKey || event.altKey || event.metaKey || !Object.hasOwn(keys, event.key)) return;
+  event.preventDefault();
+  keys[event.key]();
+});
+
+// A form that was sent once is not sent again.
+document.addEventListener("submit", (event) => {
+  if (event.target.method !== "post") return;
+  if (event.target.dataset.sent) event.preventDefault();
+  event.target.dataset.sent = "yes";
+});
+window.addEventListener("pageshow", () => {
+  for (const form of document.forms) delete form.dataset.sent;
+});
+
+// What a reader has opened stays open, and what is scrolled stays there, when its part of the page is replaced.
+let opened = [];
+let scrolled = [];
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const part = event.detail.target;
+  opened = [...part.querySelectorAll("details[open][id]")].map((each) => each.id);
+  scrolled = [...part.querySelectorAll(".scroll[id]")].map((each) => [each.id, each.scrollLeft]);
+});
+document.addEventListener("htmx:afterSwap", () => {
+  for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+  for (const [id, left] of scrolled) document.getElementById(id)?.scrollTo(left, 0);
+});
