@@ -3,30 +3,44 @@
     judge = name_of("ann")                                    # "human:ann"
     first = draw(run.journal.complete(), seed)[0]             # the same debates for everybody
     vote = vote_of(run.debate(first), judge, "for", confidence=0.8, reason="clearer")
-    store(run, judge, [(first, vote)])                        # votes, verdicts, panels; a sealed run is sealed again
+    store(run, judge, [(first, vote)])                        # a run that is held: all that follows; sealed again
+    cast(folder, first, vote)                                 # one that another process may be playing
+    reseal(folder)                                            # then, or when that process has ended
 
 A person reads what every judge reads (`runs/transcript.py`: neutral names) and votes once on a debate: one vote, whose
 verdict comes from the same function as any other. Votes come through a file (`judges/human.py`) or the viewer
-(`runs/view.py`). A vote that is stored is not changed any more.
+(`runs/view`). A vote that is stored is not changed any more.
+
+The journal takes a second writer, in turn with the one that plays. Whoever plays knows the panels' verdicts by heart,
+though, and would not hear of a member's vote: so a person who sits on a panel votes while nobody plays. What was voted
+after a run was sealed, or while it was, stands in the journal alone until `reseal`.
 """
 
 import asyncio
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
+from functools import lru_cache
+from pathlib import Path
 
 import polars as pl
 
-from runs import tables
+from runs import journal, tables
+from runs.journal import StorageError
 from runs.panels import HUMAN, Kin, Panel, Tally
-from runs.records import Debate, Match, Record, Vote, Winner, content_id
+from runs.records import Debate, Match, Record, Verdict, Vote, Winner, content_id
 from runs.run import Run
-from runs.schema import TABLES
+from runs.schema import BY_RECORD, TABLES
+from runs.spec import Spec
 from runs.verdicts import from_votes
 from topics.errors import InputError, one_line
 
 MOST_REASON = 5_000
 """Characters of a reason."""
+PATIENCE_S = 10.0
+"""How long a vote waits for the journal's other writer."""
 
 
 def name_of(person: str) -> str:
@@ -38,13 +52,23 @@ def name_of(person: str) -> str:
 
 def draw(matches: Iterable[Match], seed: int) -> list[Match]:
     """Matches by lot, so that every topic comes once before any comes twice."""
-    by_lot = sorted(matches, key=lambda match: content_id("ballot", seed, match.debate_id))
+    by_id = {match.debate_id: match for match in matches}
+    return [by_id[debate_id] for debate_id in lots(((m.debate_id, m.topic_id) for m in by_id.values()), seed)]
+
+
+def lots(debates: Iterable[tuple[str, str]], seed: int) -> list[str]:
+    """Ids of debates, given with those of their topics, in the order of `draw`."""
     before: Counter[str] = Counter()
-    rounds: list[tuple[int, Match]] = []
-    for match in by_lot:
-        rounds.append((before[match.topic_id], match))
-        before[match.topic_id] += 1
-    return [match for _, match in sorted(rounds, key=lambda place: place[0])]
+    rounds: list[tuple[int, str]] = []
+    for debate_id, topic_id in sorted(debates, key=lambda debate: _lot(seed, debate[0])):
+        rounds.append((before[topic_id], debate_id))
+        before[topic_id] += 1
+    return [debate_id for _, debate_id in sorted(rounds, key=lambda place: place[0])]
+
+
+@lru_cache(maxsize=2**17)  # while a run goes on it is drawn again and again
+def _lot(seed: int, debate_id: str) -> str:
+    return content_id("ballot", seed, debate_id)
 
 
 def vote_of(debate: Debate, judge: str, winner: Winner, *, confidence: float | None = None, reason: str = "") -> Vote:
@@ -68,17 +92,94 @@ def votes_of(run: Run, judge: str) -> dict[str, tuple[str, float | None, str]]:
     return {debate_id: (winner, confidence, rationale) for debate_id, winner, confidence, rationale in rows}
 
 
+# A run that is held
+
+
 def store(run: Run, judge: str, cast: Sequence[tuple[Match, Vote]]) -> None:
     """Record a person's votes, their verdicts, and those of panels that the person sits on; seal a sealed run again."""
-    panels = [Panel.model_validate(panel) for panel in run.spec.panels]
-    tally = Tally(panels, Kin(run.spec.judges, run.spec.contestants), run.journal.verdicts())
+    tally = _tally(run, run.journal.verdicts())
     records: list[Record] = []
     for match, vote in cast:
         verdict = from_votes(match.debate_id, judge, [vote])
         records += [vote, verdict, *tally.add(match, verdict)]
     if records:
         asyncio.run(run.journal.write(*records))
-    if tables.is_sealed(run.folder):
-        sealed = tables.load(run.folder).votes.filter(judge=judge).select(pl.len()).collect().item()
-        if sealed < len(votes_of(run, judge)):  # whether they came just now, or before a sitting that ended here
-            run.seal()
+    if behind(run.folder):  # by votes that came just now, or before a sitting that ended here
+        run.seal()
+
+
+def _tally(run: Run, stored: Iterable[Verdict]) -> Tally:
+    panels = [Panel.model_validate(panel) for panel in run.spec.panels]
+    return Tally(panels, Kin(run.spec.judges, run.spec.contestants), stored)
+
+
+# A run that another process may be playing
+
+
+def cast(folder: Path, match: Match, vote: Vote) -> None:
+    """Record a vote of a person, its verdict, and those of panels that the person sits on, in one transaction.
+
+    The same vote once more changes nothing. Raises `InputError` where the person voted otherwise before, or sits on a
+    panel of a run that another process holds; `StorageError` where the journal cannot be written.
+    """
+    journal.check(folder)
+    verdict = from_votes(match.debate_id, vote.judge, [vote])
+    panels = [str(panel["name"]) for panel in Spec.read(folder).panels if vote.judge in panel["members"]]
+    if not panels:
+        _add(folder, vote, verdict)
+        return
+    try:
+        held = Run.resume(folder)
+    except InputError as error:
+        person, on = vote.judge.removeprefix(HUMAN), ", ".join(map(repr, panels))
+        raise InputError(f"{person} sits on the panel {on}, which is decided while nobody plays: {error}") from None
+    with held:
+        known = (known for known in held.journal.verdicts() if known.debate_id == match.debate_id)
+        _add(folder, vote, verdict, *_tally(held, known).add(match, verdict))
+
+
+def _add(folder: Path, vote: Vote, *verdicts: Verdict) -> None:
+    """Write a vote and what follows from it through a connection of its own, beside any other writer."""
+    path = folder / journal.NAME
+    try:
+        with closing(sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)) as connection:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            query = "SELECT winner, confidence, rationale FROM votes WHERE debate_id = ? AND judge = ?"
+            stored = connection.execute(query, (vote.debate_id, vote.judge)).fetchall()
+            if not stored:
+                for record in (vote, *verdicts):
+                    row = BY_RECORD[type(record)].encode(record)
+                    places = ", ".join("?" * len(row))
+                    connection.execute(f"INSERT OR REPLACE INTO {BY_RECORD[type(record)].name} VALUES ({places})", row)
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise StorageError(f"the vote could not be written: {error}") from None
+    if stored and stored != [(vote.winner, vote.confidence, vote.rationale)]:
+        person = vote.judge.removeprefix(HUMAN)
+        raise InputError(f"{person} has voted on this debate before, and a stored vote is not changed")
+
+
+def behind(folder: Path) -> bool:
+    """Whether a sealed run's journal holds votes of persons that its tables lack."""
+    if not tables.is_sealed(folder) or not (folder / journal.NAME).is_file():
+        return False
+    with closing(journal.reader(folder)) as connection:
+        query = "SELECT count(*) FROM votes WHERE substr(judge, 1, ?) = ?"
+        (cast,) = connection.execute(query, (len(HUMAN), HUMAN)).fetchone()
+    if not cast:
+        return False
+    # votes, not verdicts: they are sealed first, so that a vote which came in between is missing among them
+    by_persons = tables.load(folder).votes.filter(pl.col("judge").str.starts_with(HUMAN))
+    return bool(by_persons.select(pl.len()).collect().item() < cast)
+
+
+def reseal(folder: Path) -> str:
+    """Seal a sealed run again where its tables lack votes of persons; why that could not be done yet, or nothing."""
+    try:
+        if behind(folder):
+            with Run.resume(folder) as held:
+                held.seal()
+    except (InputError, StorageError, sqlite3.Error, OSError) as error:  # held by another process; no space
+        return one_line(str(error))
+    return ""

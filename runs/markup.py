@@ -1,6 +1,7 @@
 """Strangers' text as HTML: escaped, bounded, and with what cannot be seen made visible.
 
     speech("<b>ha</b>", ["ha"])        # &lt;b&gt;<mark>ha</mark>&lt;/b&gt;
+    plain("a\nname", 60)               # on one line, for where no tag may stand: an attribute, an option, a title
     render("report.html", title=...)   # a template of runs/templates
 
 What models say, what files name contestants and what a person types may hold anything: tags, links, template syntax,
@@ -55,14 +56,8 @@ def _cut(text: str, quotes: Iterable[str]) -> Iterator[tuple[str, bool]]:
 
 def _spans(text: str, quotes: Iterable[str]) -> list[tuple[int, int]]:
     """Where quotes stand, in order, without overlaps."""
-    found = sorted(
-        match.span()
-        for quote in {quote.strip() for quote in quotes}
-        if quote
-        for match in re.finditer(re.escape(quote), text)
-    )
     merged: list[tuple[int, int]] = []
-    for start, end in found:
+    for start, end in sorted(span for quote in {quote.strip() for quote in quotes} for span in _places(text, quote)):
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
@@ -70,9 +65,23 @@ def _spans(text: str, quotes: Iterable[str]) -> list[tuple[int, int]]:
     return merged
 
 
+def _places(text: str, quote: str) -> Iterator[tuple[int, int]]:
+    """Where a quote stands, one behind the other. A pattern made of a megabyte would take seconds."""
+    at = text.find(quote) if quote else -1
+    while at >= 0:
+        yield at, at + len(quote)
+        at = text.find(quote, at + len(quote))
+
+
 def _visible(text: str) -> Markup:
     """A text, escaped, with what has no shape shown by its code point."""
     return Markup(_UNSEEN.sub(lambda found: f'<span class="unseen">U+{ord(found[0]):04X}</span>', str(escape(text))))
+
+
+def plain(text: str, most: int = 200) -> str:
+    """A text on one line, with what has no shape shown by its code point; not escaped yet, as a template does that."""
+    line = _UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", " ".join(text[: most + 1].split()))
+    return line if len(text) <= most else f"{line[:most]}…"
 
 
 def render(template: str, **values: Any) -> str:
@@ -90,7 +99,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"speech": speech, "percent": percent, "number": number, "count": count}
+    made.filters |= {"speech": speech, "plain": plain, "percent": percent, "number": number, "count": count}
     return made
 
 

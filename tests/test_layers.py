@@ -44,7 +44,7 @@ def test_the_rule_sees_every_package() -> None:
     "module",
     [
         *("arena.run", "arena.judge", "arena.calibrate", "arena.screen", "runs.show", "runs.bias", "runs.adapters"),
-        *("runs.list", "runs.comparison", "runs.view", "runs.report.__main__"),
+        *("runs.list", "runs.comparison", "runs.view.__main__", "runs.report.__main__"),
         *("judges", "judges.human", "topics", "training.pairs", "training.dpo", "training.loop"),
     ],
 )

@@ -11,7 +11,7 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setupto
 
 def test_every_data_file_is_declared() -> None:
     for package in SETTINGS["packages"]:
-        folder = ROOT / package
+        folder = ROOT / package.replace(".", "/")
         declared = {path for pattern in SETTINGS["package-data"].get(package, []) for path in folder.glob(pattern)}
         ignored = {"__pycache__", "out"}
         data = {p for p in folder.rglob("*") if p.is_file() and p.suffix != ".py" and not ignored & set(p.parts)}

@@ -88,6 +88,14 @@ def test_the_baseball_season_of_1987_as_published() -> None:
         assert found.side_R[0] == pytest.approx(advantage, abs=6e-5)
 
 
+def test_the_worked_example_of_wikipedia() -> None:
+    """https://en.wikipedia.org/wiki/Bradley-Terry_model: the strengths p after convergence, of geometric mean 1."""
+    won = np.array([[0.0, 2, 0, 1], [3, 0, 5, 0], [0, 3, 0, 1], [4, 0, 3, 0]])
+    published = [0.640, 1.043, 0.660, 2.270]
+    found = fit(won[None], won[None], side=False)
+    assert np.exp(found.strength_RC[0]) == pytest.approx(published, abs=6e-4)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_without_side_term_as_evalica(seed: int) -> None:
     import evalica

@@ -1,0 +1,293 @@
+"""A run's tables in memory, kept fresh while the run goes on.
+
+    with Watch(folder) as watch:
+        now = watch.now                       # a `Now`: frames and leaderboards of one moment
+        now.debates, now.boards["rules"]
+        watch.store.debate(debate_id)         # texts of one debate, read by its key
+
+The idea. What every page needs is small, whatever the run: debates, verdicts, topics, flags of each debate. It is kept
+in memory as one value that is never changed, and a thread replaces it when something has happened: when another
+connection wrote to the journal (`PRAGMA data_version`), or the manifest is another. Leaderboards are made there too, so
+that no request waits for one. Speeches, votes and calls are large; they are read when they are asked for, one debate at
+a time (`runs/view/stored.py`).
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from runs import journal, tables
+from runs.ballots import lots
+from runs.pairings import win_matrix
+from runs.panels import HUMAN
+from runs.ratings import Leaderboard, RatingsError, leaderboard
+from runs.records import Debate, Match, Turn, slots_for
+from runs.run import stored_topics
+from runs.spec import Spec
+from runs.view.stored import Row, Store
+from topics import Topic
+from topics.errors import InputError, one_line
+
+FLAGS = ("trimmed", "failed", "disagree", "inconsistent", "invalid", "voted")
+"""What a debate may be marked with: a turn was trimmed; something failed; two judges, panels and trajectories aside,
+named different winners; a judge contradicted itself, or a panel's members each other; a verdict is invalid; a person
+has voted."""
+SEED = 0
+"""Of the draw of ballots: that of `judges.human`, unless it is told another."""
+VALID = ("for", "against", "tie")
+
+
+# One moment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A judge's leaderboard, or why there is none."""
+
+    judge: str | None
+    board: Leaderboard | None
+    why: str
+    trust: tuple[str, ...]
+    """What a reader must know of the judge."""
+    matrix: pl.DataFrame | None
+    """Who beat whom, as `runs.pairings.win_matrix` tells it; null where nobody did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Now:
+    """A run at one moment. Never changed: whoever holds one reads on in peace."""
+
+    spec: Spec
+    sealed: bool
+    seen_at: float
+    """When this was read, by `time.time`."""
+    debates: pl.DataFrame
+    """Table `debates` with `motion`, `theme`, `turns`, `words`, and the `FLAGS`, in the order of the schedule."""
+    verdicts: pl.DataFrame
+    topics: pl.DataFrame
+    planned: int | None
+    """Debates of the schedule, where that can be told."""
+    judges: tuple[str, ...]
+    """Who gave verdicts, trajectories aside: panels, then the others, then persons."""
+    boards: Mapping[str | None, Board]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Where a debate stands in `debates`."""
+        return {debate_id: at for at, debate_id in enumerate(self.debates["debate_id"])}
+
+    def debate(self, debate_id: str) -> Row | None:
+        """A debate's row."""
+        at = self.place.get(debate_id)
+        return None if at is None else self.debates.row(at, named=True)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Debates by status, and verdicts."""
+        by_status = dict(self.debates["status"].value_counts().rows())
+        return {name: by_status.get(name, 0) for name in ("complete", "void", "open")} | {
+            "verdicts": len(self.verdicts)
+        }
+
+    @cached_property
+    def contestants(self) -> list[str]:
+        """Their names, by name."""
+        seen = {*self.debates["for_contestant"], *self.debates["against_contestant"]}
+        return sorted({str(contestant["name"]) for contestant in self.spec.contestants} | seen)
+
+    @cached_property
+    def ballots(self) -> list[str]:
+        """Complete debates in the order in which persons are given them."""
+        return lots(self.debates.filter(status="complete").select("debate_id", "topic_id").rows(), SEED)
+
+
+# Keeping it fresh
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """Looks at a run again and again, in a thread of its own, while the block lasts."""
+
+    folder: Path
+    out: Path | None = None
+    """Where runs and their judges' report cards are (default: beside this run)."""
+    every: float = 1.0
+    """Seconds between looks; longer where a look takes long, so that it never takes more than a fifth of a core."""
+    trouble: str = ""
+    """Why the last look failed, if it did; what was seen before is still shown."""
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        """Take the first look; raises `InputError` where there is nothing to see."""
+        self.store = Store(self.folder)
+        self._connection = journal.reader(self.folder) if self.store.journaled else None
+        self._said = pl.DataFrame(schema=_SAID)
+        self._read = 0
+        self._mark = self.store.mark(self._connection)
+        self.topics = self._topics()
+        self.now = self._look()
+
+    def __enter__(self) -> "Watch":
+        self._thread = background("watch", self._step, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._connection:
+            self._connection.close()
+
+    def heard(self) -> None:
+        """Look at once, and return when that is done."""
+        with suppress(sqlite3.Error, OSError, InputError, pl.exceptions.PolarsError):
+            self.now = self._look()
+
+    def _topics(self) -> dict[str, Topic]:
+        return {topic.topic_id: topic for topic in stored_topics(self.store.frame("topics"))}
+
+    def of(self, debate_id: str) -> Debate:
+        """A debate as whoever judges it is given it."""
+        now = self.now
+        row = now.debate(debate_id)
+        if row is None:
+            raise InputError(f"no debate {one_line(debate_id, 60)!r} in this run")
+        match = Match(**{name: row[name] for name in Match.__dataclass_fields__})
+        turns = tuple(Turn(**turn) for turn in self.store.turns(debate_id))
+        slots = slots_for(now.spec.format, match.opener)
+        return Debate(match=match, topic=self.topics[match.topic_id], slots=slots, turns=turns)
+
+    def _step(self) -> float:
+        began = time.monotonic()
+        try:
+            mark = self.store.mark(self._connection)
+            if mark != self._mark:
+                self.now = self._look()
+                self._mark = mark
+            self.trouble = ""
+        except (
+            sqlite3.Error,
+            OSError,
+            InputError,
+            pl.exceptions.PolarsError,
+        ) as error:  # written at this moment, or gone
+            self.trouble = one_line(f"the run cannot be read just now: {error}")
+        return max(self.every, 4 * (time.monotonic() - began))
+
+    def _look(self) -> Now:
+        spec, store = Spec.read(self.folder), self.store
+        debates, verdicts, topics = (store.frame(name).collect() for name in ("debates", "verdicts", "topics"))
+        topics = topics.select("topic_id", "motion", "theme", "question_type", "split", "info")
+        panels = [str(panel["name"]) for panel in spec.panels]
+        judges = _judges(verdicts, panels)
+        return Now(
+            spec=spec,
+            sealed=tables.is_sealed(self.folder),
+            seen_at=time.time(),
+            debates=self._flagged(debates, verdicts, topics, panels),
+            verdicts=verdicts,
+            topics=topics,
+            planned=_planned(spec, len(debates)),
+            judges=judges,
+            boards=self._boards(debates, verdicts, judges, spec),
+        )
+
+    def _flagged(
+        self, debates: pl.DataFrame, verdicts: pl.DataFrame, topics: pl.DataFrame, panels: list[str]
+    ) -> pl.DataFrame:
+        judge = pl.col("judge")
+        whole = verdicts.filter(~judge.str.contains("@"))
+        single = pl.col("winner").filter(~judge.is_in(panels) & pl.col("winner").is_in(VALID))
+        by_debate = whole.group_by("debate_id").agg(
+            disagree=single.n_unique() > 1,
+            inconsistent=pl.col("consistent").not_().any(),
+            invalid=(pl.col("winner") == "invalid").any(),
+            voted=judge.str.starts_with(HUMAN).any(),
+        )
+        failed = self.store.frame("failures").select("debate_id").unique().collect().with_columns(failed=True)
+        motions = topics.select("topic_id", "motion", "theme")
+        for more, on in (
+            (motions, "topic_id"),
+            (self._spoken(), "debate_id"),
+            (by_debate, "debate_id"),
+            (failed, "debate_id"),
+        ):
+            debates = debates.join(more, on=on, how="left", maintain_order="left")
+        flags = [
+            (pl.col("trimmed") > 0).fill_null(False).alias("trimmed"),
+            *(pl.col(name).fill_null(False) for name in FLAGS[1:]),
+        ]
+        return debates.with_columns(pl.col("turns", "words").fill_null(0), *flags)
+
+    def _spoken(self) -> pl.DataFrame:
+        """Turns, words and trimmed turns by debate; only turns that are new since the last look are read."""
+        for read, rows in self.store.blocks("debate_id, words, trimmed", self._read):
+            self._read = read
+            new = (
+                pl.DataFrame(rows, schema=_SPOKEN, orient="row")
+                .group_by("debate_id")
+                .agg(pl.len().cast(pl.Int64).alias("turns"), pl.col("words", "trimmed").sum())
+            )
+            self._said = pl.concat([self._said, new])
+        self._said = self._said.group_by("debate_id").sum()
+        return self._said
+
+    def _boards(
+        self, debates: pl.DataFrame, verdicts: pl.DataFrame, judges: tuple[str, ...], spec: Spec
+    ) -> dict[str | None, Board]:
+        names = [str(contestant["name"]) for contestant in spec.contestants]
+        met = win_matrix(debates, verdicts).partition_by("judge", as_dict=True) if judges else {}
+        boards: dict[str | None, Board] = {}
+        for judge in judges or (None,):
+            board, why = None, ""
+            try:
+                board = leaderboard(debates, verdicts, judge=judge, contestants=names)
+            except (RatingsError, InputError) as error:
+                why = one_line(str(error))
+            trust = self._trust(spec, judge)
+            boards[judge] = Board(judge=judge, board=board, why=why, trust=trust, matrix=met.get((judge,)))
+        return boards
+
+    def _trust(self, spec: Spec, judge: str | None) -> tuple[str, ...]:
+        from runs.show import trust
+
+        try:
+            return tuple(trust(self.out or self.folder.parent, spec, judge))
+        except InputError as error:
+            return (f"the report cards cannot be read: {one_line(str(error))}",)
+
+
+_SPOKEN = {"debate_id": pl.String, "words": pl.Int64, "trimmed": pl.Int64}
+_SAID = {"debate_id": pl.String, "turns": pl.Int64, "words": pl.Int64, "trimmed": pl.Int64}
+
+
+def background(name: str, step: Callable[[], float], stop: threading.Event) -> threading.Thread:
+    """Call `step` in a thread until `stop`, each time after the seconds that it returned."""
+
+    def work() -> None:
+        while not stop.wait(step()):
+            pass
+
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _judges(verdicts: pl.DataFrame, panels: list[str]) -> tuple[str, ...]:
+    known = [judge for judge in verdicts["judge"].unique().sort() if "@" not in judge]
+    return tuple(sorted(known, key=lambda judge: (judge.startswith(HUMAN), judge not in panels, judge)))
+
+
+def _planned(spec: Spec, begun: int) -> int | None:
+    """How many debates the schedule has: `arena/schedule.py`. None where more were begun, as in a calibration."""
+    pairs = len(spec.contestants) * (len(spec.contestants) - 1)
+    whole = len(spec.topics) * spec.replicates * (spec.matches or pairs)
+    limit = spec.settings.get("limit")
+    planned = min(whole, limit) if isinstance(limit, int) else whole
+    return planned if planned >= begun else None
