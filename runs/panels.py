@@ -34,7 +34,7 @@ _TRAJECTORY = re.compile(r"@\d+$")
 def of_its_own(name: str) -> str:
     """The name of a judge in a roster, or of a panel: none that stands for a person, or a judge that stops reading."""
     if name.startswith(HUMAN):
-        raise ValueError(f"{name!r} is the name of a person, who votes by python -m judges.human")
+        raise ValueError(f"{name!r} is the name of a person, who votes by python -m judges.human or runs.view")
     if _TRAJECTORY.search(name):
         raise ValueError(f"{name!r} is what a judge is called on the first turns of a debate; name it otherwise")
     return name

@@ -11,10 +11,11 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import polars as pl
@@ -30,6 +31,8 @@ from topics.errors import InputError, one_line
 MANIFEST = "manifest.json"
 ROWS = 4096
 """Rows that are read from a journal at once."""
+SEALING_S = 1.0
+"""Seconds in which tables that were written are in their places, and the manifest with them."""
 GROUP, PAGE = 16_384, 16 * 2**20
 """Rows of a row group and bytes of a page: large pages let zstd see repeats, which saves a tenth."""
 
@@ -67,7 +70,7 @@ def load(folder: Path) -> Tables:
     """
     sealed = is_sealed(folder)
     if sealed:
-        _check(folder, lambda path, stated: path.stat().st_size == stated["bytes"])
+        _check_patiently(folder)
     else:
         journal.check(folder)
     frames = {name: _scan(folder, table) if sealed else scan_journal(folder, table) for name, table in TABLES.items()}
@@ -97,7 +100,9 @@ def seal(folder: Path) -> dict[str, Any]:
 
 def _seal(folder: Path) -> dict[str, Any]:
     try:
-        written = {name: _write(folder, table) for name, table in TABLES.items()}
+        with closing(journal.reader(folder)) as snapshot:  # all tables of one moment: persons may vote meanwhile
+            snapshot.execute("BEGIN")
+            written = {name: _write(folder, table, snapshot) for name, table in TABLES.items()}
         for name in TABLES:
             _fresh(folder, name).replace(folder / f"{name}.parquet")
     finally:
@@ -124,6 +129,18 @@ def verify(folder: Path) -> None:
     _check(folder, lambda path, stated: bool(sha256_of(path) == stated["sha256"]))
 
 
+def _check_patiently(folder: Path) -> None:
+    """Refuse files that are not of the size that was sealed: not at once, since a run may just be sealed again."""
+    end = monotonic() + SEALING_S
+    while True:
+        try:
+            return _check(folder, lambda path, stated: path.stat().st_size == stated["bytes"])
+        except InputError:
+            if monotonic() > end:
+                raise
+        sleep(SEALING_S / 20)
+
+
 def _check(folder: Path, same: Callable[[Path, dict[str, Any]], bool]) -> None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -141,30 +158,37 @@ def _check(folder: Path, same: Callable[[Path, dict[str, Any]], bool]) -> None:
 _AGAIN = f"to seal it again from its journal, delete {MANIFEST} and resume it"
 
 
-def scan_journal(folder: Path, table: Table) -> pl.LazyFrame:
-    """One table of a journal, lazily: read in blocks when it is collected."""
+def scan_journal(folder: Path, table: Table, snapshot: sqlite3.Connection | None = None) -> pl.LazyFrame:
+    """One table of a journal, lazily: read in blocks when it is collected, through `snapshot` if there is one."""
 
     def source(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
-        for frame in _blocks(folder, table):
-            if n_rows is not None:
-                frame = frame.head(n_rows)
-                n_rows -= frame.height
-            if predicate is not None:
-                frame = frame.filter(predicate)
-            yield frame.select(with_columns) if with_columns is not None else frame
-            if n_rows == 0:
-                return
+        with nullcontext(snapshot) if snapshot else closing(journal.reader(folder)) as connection:
+            yield from _narrowed(_blocks(connection, table), with_columns, predicate, n_rows)
 
     return register_io_source(source, schema=pl.Schema(table.columns))
 
 
-def _blocks(folder: Path, table: Table) -> Iterator[pl.DataFrame]:
-    with closing(journal.reader(folder)) as connection:
-        cursor = connection.execute(_select(table.name))
-        while rows := cursor.fetchmany(ROWS):
-            yield table.frame(rows)
+def _narrowed(
+    blocks: Iterator[pl.DataFrame], columns: list[str] | None, predicate: pl.Expr | None, rows: int | None
+) -> Iterator[pl.DataFrame]:
+    """What is asked for of a table's blocks: the first so many rows, those that a predicate holds for, some columns."""
+    for frame in blocks:
+        if rows is not None:
+            frame = frame.head(rows)
+            rows -= frame.height
+        if predicate is not None:
+            frame = frame.filter(predicate)
+        yield frame.select(columns) if columns is not None else frame
+        if rows == 0:
+            return
+
+
+def _blocks(connection: sqlite3.Connection, table: Table) -> Iterator[pl.DataFrame]:
+    cursor = connection.execute(_select(table.name))
+    while rows := cursor.fetchmany(ROWS):
+        yield table.frame(rows)
 
 
 def _select(name: str) -> str:
@@ -174,10 +198,10 @@ def _select(name: str) -> str:
     return f"SELECT r.* FROM debates d CROSS JOIN {name} r USING (debate_id) ORDER BY {_ORDER[name]}"
 
 
-def _write(folder: Path, table: Table) -> dict[str, Any]:
+def _write(folder: Path, table: Table, snapshot: sqlite3.Connection) -> dict[str, Any]:
     """Write one table beside its place, on disk for good; returns what the manifest says of it."""
     fresh = _fresh(folder, table.name)
-    scan_journal(folder, table).sink_parquet(
+    scan_journal(folder, table, snapshot).sink_parquet(
         fresh,
         compression="zstd",
         compression_level=9,
