@@ -37,11 +37,10 @@ import numpy as np
 import polars as pl
 
 from runs.bias import FEW, SCORE
-from runs.bradley_terry import reach
 from runs.logistic import fit, refit
 from runs.panels import HUMAN
 from runs.ratings import MEAN, POINTS, WINNERS, RatingsError
-from runs.regression import CERTAIN, uncertain
+from runs.standing import SEATS, Standing, Term, listed, seated, stand
 from runs.statistics import MAY_FAIL, NO_WIDTH, Array, standard_error, t_interval, topic_weights
 from topics.errors import InputError, near
 
@@ -63,7 +62,6 @@ TERM_COLUMNS = {
 """Of the frame of terms, in order."""
 
 
-SEATS = ("for_contestant", "against_contestant")
 _STOPPED = re.compile(r"@\d+$")
 """What the names of a trajectory's judges end in."""
 
@@ -127,8 +125,8 @@ def controlled(
     members = {panel["name"]: panel["members"] for panel in panels}
     chosen = _judges(sorted(told["judge"].unique().drop_nulls()), judges, members)
     heard = _heard(known, told.filter(pl.col("judge").is_in(chosen)), turns if length else None)
-    names = sorted(_seated(known))
-    standing = _standing(heard.frame, names, chosen, length)
+    names = sorted(seated(known))
+    standing = stand(heard.frame, names, chosen, length)
     weights_RT = topic_weights(standing.topics, resamples, seed)
     full = _fitted(standing.terms, standing.rows, weights_RT)
     shorter = [term for term in standing.terms if term.name != "length"]
@@ -157,7 +155,7 @@ def _judges(known: list[str], named: Sequence[str], members: Mapping[str, Sequen
         return [name for name in single if not name.startswith(HUMAN)] or single
     for name in named:
         if name not in known:
-            there = f"there are those of {_list(known)}" if known else "there is none at all"
+            there = f"there are those of {listed(known)}" if known else "there is none at all"
             raise InputError(f"no verdict of judge {name!r}; {there}{near(name, known)}")
     chosen = sorted(set(named))
     for one, other in combinations(chosen, 2):
@@ -182,7 +180,7 @@ def _heard(debates: pl.DataFrame, verdicts: pl.DataFrame, turns: Frame | None) -
     unknown = verdicts.filter(pl.col("winner").is_in(WINNERS).not_().fill_null(True))
     if len(unknown):
         debate_id, winner = unknown.select("debate_id", "winner").row(0)
-        raise InputError(f"winner {winner!r} of debate {debate_id!r} is unknown; expected one of {_list(WINNERS)}")
+        raise InputError(f"winner {winner!r} of debate {debate_id!r} is unknown; expected one of {listed(WINNERS)}")
     complete = debates.filter(status="complete")
     judged = complete.join(verdicts, on="debate_id")
     score = pl.col("winner").replace_strict(SCORE, default=None, return_dtype=pl.Float64)
@@ -226,149 +224,6 @@ def _longer(turns: pl.LazyFrame, complete: pl.DataFrame) -> pl.DataFrame:
     return both.select("debate_id", longer=pl.col("for") - pl.col("against")).sort("debate_id")
 
 
-# What can be told
-
-
-@dataclass(frozen=True)
-class _Term:
-    name: str
-    who: Sequence[str | None]
-    """Contestants or judges, each of whom has a value; None for a value of all."""
-    columns_DP: Array
-    read_NP: Array
-    """Values, in logits, from parameters."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Standing:
-    rows: pl.DataFrame
-    """Verdicts that ratings rest on; none where nobody has a rating."""
-    terms: list[_Term]
-    """The strengths first."""
-    notes: tuple[str, ...]
-
-    @property
-    def topics(self) -> int:
-        """Topics of these verdicts."""
-        return self.rows["topic_id"].n_unique()
-
-
-def _standing(rows: pl.DataFrame, names: list[str], judges: list[str], length: bool) -> _Standing:
-    """The largest group that can be rated, by which terms, and what keeps others out."""
-    telling = kept = _telling(rows)
-    while len(group := _largest(kept)) < len(kept):
-        kept = _telling(group)
-    terms, notes = _terms(kept, length) if len(kept) else ([], (_why_nothing(rows),))
-    kept = kept if terms else kept.clear()
-    spoke, told, rated = (_seated(frame) for frame in (rows, telling, kept))
-    return _Standing(
-        rows=kept,
-        terms=terms,
-        notes=(
-            *notes,
-            *_named(spoke - told, "rating unbounded, the model's limit predicts every verdict on them: {}"),
-            *_named(told - rated if rated else (), "disconnected, nothing undecided leads to those rated: {}"),
-            *_named({*names} - spoke, "no rated debate, so no rating: {}"),
-            *_named({*judges} - {*kept["judge"]}, "no verdict that ratings rest on, so no term of its own: judge {}"),
-        ),
-    )
-
-
-def _why_nothing(rows: pl.DataFrame) -> str:
-    if not len(rows):
-        return "no rated verdict, so nobody has a rating"
-    return "no rating exists: the limit predicts every verdict with certainty, so few are they for so many terms"
-
-
-def _telling(rows: pl.DataFrame) -> pl.DataFrame:
-    """The verdicts that the model's limit does not predict with certainty."""
-    if not len(rows):
-        return rows
-    parts = [_seats(rows, sorted(_seated(rows))), _codes(rows["judge"], sorted({*rows["judge"]})), _opened(rows)]
-    design_DP = np.column_stack([np.ones(len(rows)), *parts, rows["z"].to_numpy()])
-    return rows.filter(uncertain(rows["score"].to_numpy(), design_DP))
-
-
-def _largest(rows: pl.DataFrame) -> pl.DataFrame:
-    """The verdicts within the largest group of contestants who met, directly or through others."""
-    if not len(rows):
-        return rows
-    names = sorted(_seated(rows))
-    on_for_DC, on_against_DC = (_codes(rows[seat], names) for seat in SEATS)
-    met_CC = on_for_DC.T @ on_against_DC
-    first_C = reach(met_CC / 2, met_CC).argmax(axis=1)
-    size = {first: ((first_C == first).sum(), met_CC[first_C == first].sum()) for first in first_C.tolist()}
-    members = [name for name, first in zip(names, first_C, strict=True) if first == max(size, key=size.__getitem__)]
-    return rows.filter(pl.all_horizontal(pl.col(SEATS).is_in(members)))
-
-
-def _terms(rows: pl.DataFrame, length: bool) -> tuple[list[_Term], tuple[str, ...]]:
-    """The terms that can be told from those before them; none where not even ratings can; and what became of others."""
-    contestants, judges = sorted(_seated(rows)), sorted({*rows["judge"]})
-    own, among_C, among_J = np.ones((1, 1)), _contrast(len(contestants)), _contrast(len(judges))
-    strength = _Term("strengths", contestants, _seats(rows, contestants) @ among_C, among_C)
-    side = _Term("side", [None], np.ones((len(rows), 1)), own)
-    if len(contestants) < 2:
-        return [], ("no rating exists: nobody has met another over a verdict that was not certain",)
-    if not _adds(side, [strength]):
-        return [], ("no rating exists: nobody changed sides in a way that tells a side's worth from a contestant's",)
-    told, notes = [strength, side], []
-    for term in (
-        _Term("judge", judges, _codes(rows["judge"], judges) @ among_J, among_J),
-        _Term("opener", [None], _opened(rows), own),
-        *[_Term("length", [None], rows.select("z").to_numpy(), own)] * length,
-    ):
-        if _adds(term, told):
-            told.append(term)
-        else:
-            notes.append(_untold(term.name, rows, told))
-    return told, tuple(notes)
-
-
-def _untold(name: str, rows: pl.DataFrame, told: list[_Term]) -> str:
-    """Why a term cannot be told, and what holds it."""
-    if name == "judge" and rows["judge"].n_unique() == 1:
-        return f"one judge, {rows['judge'][0]!r}, so the side term is that judge's"
-    if name == "opener" and rows["opener"].null_count():
-        return "who opened is not known of every debate, so there is no opener term"
-    if name == "opener" and rows["opener"].n_unique() == 1:
-        return f"{rows['opener'][0].upper()} always spoke first, so the side term is side and order together"
-    before = ", ".join(term.name for term in told)
-    return f"the {name} term cannot be told from {before}, which hold what it is worth"
-
-
-def _adds(term: _Term, told: list[_Term]) -> bool:
-    """Whether no combination of a term's columns follows from those of others, up to rounding."""
-    design_DP = np.column_stack([*(one.columns_DP for one in told), term.columns_DP])
-    rounding = CERTAIN**2 * len(design_DP)
-    return bool(term.columns_DP.shape[1] and np.linalg.eigvalsh(design_DP.T @ design_DP)[0] > rounding)
-
-
-def _contrast(names: int) -> Array:
-    """Values of N names from N - 1 parameters, [N, P]: they add up to nought."""
-    return np.vstack([np.eye(names - 1), -np.ones((1, names - 1))])
-
-
-def _codes(column: pl.Series, names: list[str]) -> Array:
-    """Which name stands in each row, [D, N], as 0 and 1."""
-    return np.asarray(column.to_numpy()[:, None] == np.array(names, dtype=object), dtype=np.float64)
-
-
-def _seats(rows: pl.DataFrame, names: list[str]) -> Array:
-    """1 for who stands on FOR and -1 for who stands on AGAINST, [D, C]."""
-    return _codes(rows[SEATS[0]], names) - _codes(rows[SEATS[1]], names)
-
-
-def _opened(rows: pl.DataFrame) -> Array:
-    """1/2 where FOR opened and -1/2 where AGAINST did, [D, 1]; 0 where that is not known of all."""
-    known = not rows["opener"].null_count()
-    return np.asarray(known * ((rows["opener"] == "for").fill_null(False).to_numpy()[:, None] - 0.5))
-
-
-def _seated(rows: pl.DataFrame) -> set[str]:
-    return {*rows[SEATS[0]], *rows[SEATS[1]]}
-
-
 # From a fit to tables
 
 Key = tuple[str, str | None]
@@ -386,7 +241,7 @@ class _Fitted:
     """Some value is the same whatever topics weigh."""
 
 
-def _fitted(terms: list[_Term], rows: pl.DataFrame, weights_RT: Array) -> _Fitted:
+def _fitted(terms: list[Term], rows: pl.DataFrame, weights_RT: Array) -> _Fitted:
     """What each term comes to, with an interval over topics."""
     if not terms:
         return _Fitted(bounded={}, failed=0, same=False)
@@ -407,7 +262,7 @@ def _fitted(terms: list[_Term], rows: pl.DataFrame, weights_RT: Array) -> _Fitte
     return _Fitted(bounded=bounded, failed=int(np.isnan(again_RP[:, 0]).sum()), same=bool((error_Q <= NO_WIDTH).any()))
 
 
-def _points(terms: list[_Term], x_RP: Array) -> Array:
+def _points(terms: list[Term], x_RP: Array) -> Array:
     """[R, Q]: what each name of each term is worth, in points; ratings about their mean."""
     ends = np.cumsum([term.columns_DP.shape[1] for term in terms])[:-1]
     parts = zip(terms, np.split(x_RP, ends, axis=1), strict=True)
@@ -416,7 +271,7 @@ def _points(terms: list[_Term], x_RP: Array) -> Array:
     return points_RQ
 
 
-def _frame(standing: _Standing, names: list[str], full: _Fitted, plain: _Fitted) -> pl.DataFrame:
+def _frame(standing: Standing, names: list[str], full: _Fitted, plain: _Fitted) -> pl.DataFrame:
     """Contestants, best first; equals share a rank and stand by name."""
     rows = [
         [name, *full.bounded.get(("strengths", name), NOTHING), *plain.bounded.get(("strengths", name), NOTHING)]
@@ -451,7 +306,7 @@ def _table(asked: list[Key], full: _Fitted, words: float) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=TERM_COLUMNS, orient="row").with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def _doubts(standing: _Standing, resamples: int, *fits: _Fitted) -> Iterator[str]:
+def _doubts(standing: Standing, resamples: int, *fits: _Fitted) -> Iterator[str]:
     """What a reader of the intervals must know."""
     if not standing.terms:
         return
@@ -464,13 +319,3 @@ def _doubts(standing: _Standing, resamples: int, *fits: _Fitted) -> Iterator[str
         yield f"{failed} of {resamples} resamples did not converge: {fate}"
     if any(fitted.same for fitted in fits):
         yield "every topic says the same of some rating or term, which then has no interval"
-
-
-def _named(names: Iterable[str], sentence: str) -> Iterator[str]:
-    """The sentence with the names, or nothing where there are none."""
-    if named := sorted(names):
-        yield sentence.format(_list(named))
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
