@@ -22,9 +22,7 @@ import asyncio
 import json
 import math
 import signal
-import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from statistics import NormalDist
@@ -41,6 +39,7 @@ from arena.simulate_protocol import JSON, Answer, Refused, Request, completion, 
 from arena.simulate_text import Speakers, Style
 from runs.records import content_seed
 from runs.settings import Command, parse
+from runs.threaded import in_a_thread
 from topics.errors import InputError, command
 
 __all__ = ["Server", "Settings", "count_tokens", "listening", "main", "serve"]
@@ -351,27 +350,8 @@ async def listening(settings: Settings) -> AsyncIterator[str]:
 @contextmanager
 def serve(settings: Settings) -> Iterator[str]:
     """The endpoint, in a thread of its own, as long as the block lasts; gives its base URL."""
-    ready: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        try:
-            async with listening(settings) as url:
-                ready.set_result((url, asyncio.get_running_loop(), stop))
-                await stop.wait()
-        except BaseException as error:
-            if ready.done():
-                raise
-            ready.set_exception(error)
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()), name="simulate", daemon=True)
-    thread.start()
-    url, loop, stop = ready.result()
-    try:
+    with in_a_thread(listening(settings), "simulate") as url:
         yield url
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
 
 
 @command

@@ -5,9 +5,7 @@ import hmac
 import platform
 import secrets
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runs.run import NEWEST, OUT, find
 from runs.settings import Command
+from runs.threaded import in_a_thread
 from runs.view.booth import Booth, Sealing
 from runs.view.pages import Pages, application
 from runs.view.search import Index
@@ -217,7 +216,7 @@ def serve(settings: Settings) -> Iterator[str]:
         pages = Pages(watch, index)
         booth = Booth(watch, pages, sealing, person=settings.name)
         app = Guard(application(pages, *booth.routes()), host=settings.host, token=token)
-        url = stack.enter_context(_in_a_thread(app, settings.host, settings.port))
+        url = stack.enter_context(in_a_thread(listening(app, settings.host, settings.port), "view"))
         yield f"{url}?token={token}" if token else url
     if sealing.waits:
         print(f"note: votes stand in the journal alone until this is viewed again: {sealing.waits}", file=sys.stderr)
@@ -228,28 +227,3 @@ def _token(settings: Settings) -> str:
     if settings.token and (len(settings.token) < LEAST_TOKEN or not settings.token.isascii()):
         raise InputError(f"--token has {len(settings.token)} characters; expected at least {LEAST_TOKEN}, plain ones")
     return settings.token or ("" if settings.host in LOCAL else secrets.token_urlsafe(24))
-
-
-@contextmanager
-def _in_a_thread(app: ASGIApp, host: str, port: int) -> Iterator[str]:
-    ready: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        try:
-            async with listening(app, host, port) as url:
-                ready.set_result((url, asyncio.get_running_loop(), stop))
-                await stop.wait()
-        except BaseException as error:
-            if ready.done():
-                raise
-            ready.set_exception(error)
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()), name="view", daemon=True)
-    thread.start()
-    url, loop, stop = ready.result()
-    try:
-        yield url
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
