@@ -38,7 +38,7 @@ from pydantic_settings import CliPositionalArg
 from runs import tables
 from runs.adapters import aligned
 from runs.agreement import compare, interval
-from runs.panels import are_related
+from runs.panels import TRAJECTORY, are_related
 from runs.regression import slope
 from runs.run import NEWEST, OUT, find
 from runs.settings import Command, parse
@@ -90,7 +90,7 @@ def _verdicts(run: Tables) -> pl.DataFrame:
     debates = run.debates.filter(pl.col("status") == "complete").join(
         run.topics.select("topic_id", "theme"), on="topic_id", how="left"
     )
-    whole = ~pl.col("judge").str.contains(r"@\d+$")
+    whole = ~pl.col("judge").str.contains(TRAJECTORY)
     return (
         debates.select("debate_id", "topic_id", "theme", "for_contestant", "against_contestant", "opener")
         .join(run.verdicts.filter(whole).select("debate_id", "judge", "winner"), on="debate_id")

@@ -29,7 +29,8 @@ from pydantic_settings import CliPositionalArg
 from runs import cards, spec, tables
 from runs.adapters import aligned
 from runs.paired import ROUNDING, differences
-from runs.pairings import TRAJECTORY, decided, seats
+from runs.pairings import decided, seats
+from runs.panels import TRAJECTORY
 from runs.run import OUT, find
 from runs.settings import Command, parse
 from runs.spec import Spec

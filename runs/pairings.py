@@ -23,6 +23,7 @@ from typing import Literal
 import polars as pl
 
 from runs.bias import SCORE
+from runs.panels import TRAJECTORY
 from runs.shares import shares
 from runs.tables import Tables
 from topics.errors import InputError, near
@@ -30,7 +31,6 @@ from topics.errors import InputError, near
 Frame = pl.DataFrame | pl.LazyFrame
 
 _SEATS = ["for_contestant", "against_contestant"]
-TRAJECTORY = r"@\d+$"
 
 
 def decided(debates: Frame, verdicts: Frame, judge: str | None = None) -> pl.LazyFrame:

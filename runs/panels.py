@@ -28,14 +28,15 @@ KINSHIP = ("family", "lineage", "model")
 """What makes two entries of a roster related, where both have it and it is the same."""
 
 
-_TRAJECTORY = re.compile(r"@\d+$")
+TRAJECTORY = r"@\d+$"
+"""What the names of judges end in that read the first turns of a debate (`gpt@4`), and nobody else's."""
 
 
 def of_its_own(name: str) -> str:
     """The name of a judge in a roster, or of a panel: none that stands for a person, or a judge that stops reading."""
     if name.startswith(HUMAN):
         raise ValueError(f"{name!r} is the name of a person, who votes by python -m judges.human or runs.view")
-    if _TRAJECTORY.search(name):
+    if re.search(TRAJECTORY, name):
         raise ValueError(f"{name!r} is what a judge is called on the first turns of a debate; name it otherwise")
     return name
 

@@ -38,7 +38,7 @@ import polars as pl
 
 from runs.bias import FEW, SCORE
 from runs.logistic import fit, refit
-from runs.panels import HUMAN
+from runs.panels import HUMAN, TRAJECTORY
 from runs.ratings import MEAN, POINTS, WINNERS, RatingsError
 from runs.standing import SEATS, Standing, Term, listed, seated, stand
 from runs.statistics import MAY_FAIL, NO_WIDTH, Array, standard_error, t_interval, topic_weights
@@ -60,10 +60,6 @@ TERM_COLUMNS = {
     "words": pl.Float64,
 }
 """Of the frame of terms, in order."""
-
-
-_STOPPED = re.compile(r"@\d+$")
-"""What the names of a trajectory's judges end in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +145,7 @@ def controlled(
 
 def _judges(known: list[str], named: Sequence[str], members: Mapping[str, Sequence[str]]) -> list[str]:
     """The judges whose verdicts are taken, in order of name."""
-    whose = {name: {_STOPPED.sub("", one) for one in members.get(name, [name])} for name in {*known, *named}}
+    whose = {name: {re.sub(TRAJECTORY, "", one) for one in members.get(name, [name])} for name in {*known, *named}}
     if not named:
         single = [name for name in known if whose[name] == {name}]
         return [name for name in single if not name.startswith(HUMAN)] or single
