@@ -22,7 +22,7 @@ What to know of the numbers:
 4. Agreement treats for, tie and against as names without order (`runs/agreement.py`). Panels have no place in it, nor
    among the judges that favour is compared with: they say what their members said.
 
-Array names end in their dimensions: R resamples, T topics, D debates, J judges, P parameters.
+Array names end in their dimensions: R resamples, T topics, D debates, V verdicts, J judges, P parameters.
 """
 
 import sys
@@ -45,6 +45,7 @@ from runs.settings import Command, parse
 from runs.spec import Spec
 from runs.statistics import Array, rates, topic_weights
 from runs.tables import Tables
+from runs.words import longer
 from topics.errors import InputError, command, one_line
 
 SCORE = {"for": 1.0, "tie": 0.5, "against": 0.0}
@@ -63,7 +64,7 @@ def _columns(names: str, *rates: str, between: str = "", counts: str) -> dict[st
 COLUMNS = {
     "side": _columns("judge theme", "share", counts="verdicts undecided"),
     "length": _columns("judge", "slope", between="words", counts="debates certain"),
-    "family": _columns("judge family", "favour", between="share others", counts="debates"),
+    "family": _columns("judge family", "share", "others", "favour", counts="debates"),
     "agreement": _columns("judge other", "agreement", "alpha", "kappa", counts="debates undecided"),
 }
 """Of each table. A rate has bounds, `_low` and `_high`, unless `few_topics`: `topics` are fewer than `FEW`."""
@@ -78,7 +79,7 @@ def bias(run: Tables, spec: Spec, *, resamples: int = 1000, seed: int = 0) -> di
     single = verdicts.filter(~pl.col("judge").is_in([panel["name"] for panel in spec.panels]))
     rows = {
         "side": side(verdicts, weights_RT),
-        "length": length(verdicts, _words(run)),
+        "length": length(verdicts, longer(run.debates, run.turns).collect()),
         "family": family(single, spec, weights_RT),
         "agreement": agreement(single, weights_RT),
     }
@@ -142,14 +143,6 @@ def _sums(rows: pl.DataFrame, column: str, weights_RT: Array) -> tuple[Array, Ar
 # Length
 
 
-def _words(run: Tables) -> pl.DataFrame:
-    """By how many words FOR said more than AGAINST, in each complete debate."""
-    sides = [pl.col("words").filter(pl.col("side") == name).sum().cast(pl.Int64) for name in ("for", "against")]
-    complete = run.debates.filter(pl.col("status") == "complete").select("debate_id")
-    said = run.turns.select("debate_id", "side", "words").join(complete, on="debate_id", how="semi")
-    return said.group_by("debate_id").agg(longer=sides[0] - sides[1]).sort("debate_id").collect()
-
-
 def length(verdicts: pl.DataFrame, words: pl.DataFrame) -> Iterator[Row]:
     """What saying more is worth: `judge`, and `slope`, in logits of FOR's odds for every `words` that FOR says more,
     the standard deviation over the run's debates. `debates` and `topics` are those that it rests on, `certain` how many
@@ -202,10 +195,13 @@ def _favour(rows: pl.DataFrame, weights_RT: Array) -> Row:
     found |= {"debates": len(rows), "topics": rows["T"].n_unique()}
     if not len(rows):
         return found
+    for name in ("share", "others"):
+        _, low, high = rates(*_sums(rows, name, weights_RT), weights_RT)
+        found |= {f"{name}_low": low[0], f"{name}_high": high[0]}
     part_T1, whole_T1 = _sums(rows, "favour", weights_RT)
     resampled_R = ((weights_RT @ part_T1) / (weights_RT @ whole_T1))[:, 0]
-    low, high = interval(found["favour"], resampled_R, found["topics"])
-    return found | {"favour_low": low, "favour_high": high}
+    bounds = interval(found["favour"], resampled_R, found["topics"])
+    return found | dict(zip(("favour_low", "favour_high"), bounds, strict=True))
 
 
 # Agreement
@@ -215,13 +211,21 @@ def agreement(verdicts: pl.DataFrame, weights_RT: Array) -> Iterator[Row]:
     """Whether judges agree: `judge` and `other` (null: all of them), `agreement`, `alpha` (Krippendorff's) and, of two,
     `kappa` (Cohen's); `debates` that two of them have decided, `undecided` verdicts of theirs.
     """
-    wide = verdicts.pivot("judge", index=["debate_id", "T"], values="winner").sort("debate_id")
-    judges, topic_D = sorted(wide.columns[2:]), wide["T"].to_numpy()
+    judges = verdicts["judge"].unique().sort().to_list()
     if len(judges) < 2:
         return
     code = {name: number for number, name in enumerate(SCORE)}
-    code_DJ = wide.select(pl.col(judges).replace_strict(code, default=-1, return_dtype=pl.Int64)).to_numpy()
-    silent_J = wide.select(pl.col(judges).count()).to_numpy()[0] - (code_DJ >= 0).sum(axis=0)
+    numbered = verdicts.select(  # not pivoted: a judge may be called like any column
+        "T",
+        *(pl.col(name).rank("dense").cast(pl.Int64) - 1 for name in ("debate_id", "judge")),
+        winner=pl.col("winner").replace_strict(code, default=-1, return_dtype=pl.Int64),
+    )
+    topic_V, debate_V, judge_V, code_V = (column.to_numpy() for column in numbered)
+    code_DJ = np.full((debate_V.max() + 1, len(judges)), -1)
+    code_DJ[debate_V, judge_V] = code_V
+    topic_D = np.zeros(len(code_DJ), np.int64)
+    topic_D[debate_V] = topic_V
+    silent_J = np.bincount(judge_V[code_V < 0], minlength=len(judges))
     everybody = [*range(len(judges))]
     for chosen in (everybody, *map(list, combinations(everybody, 2))):
         names = {} if chosen is everybody else {"judge": judges[chosen[0]], "other": judges[chosen[1]]}

@@ -11,7 +11,7 @@ nothing of how it votes. How many votes it gives and in which orders are among t
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -118,10 +118,26 @@ def cards(out: Path) -> Iterator[Card]:
     return (read(folder) for folder in folders(out / FOLDER) if is_there(folder))
 
 
+def look(out: Path) -> tuple[list[Card], list[str]]:
+    """The cards under `out` that can be read, newest first, and why others cannot."""
+    found, unread = [], []
+    for folder in filter(is_there, folders(out / FOLDER)):
+        try:
+            found.append(read(folder))
+        except InputError as error:
+            unread.append(str(error))
+    return found, unread
+
+
 def card_of(out: Path, judge: Mapping[str, Any]) -> Card | None:
     """The newest card of a judge, from its entry; None where it was never calibrated."""
+    return newest(cards(out), judge)
+
+
+def newest(found: Iterable[Card], judge: Mapping[str, Any]) -> Card | None:
+    """The first of `found` that is of a judge."""
     wanted = digest_of(judge)
-    return next((card for card in cards(out) if card.digest == wanted), None)
+    return next((card for card in found if card.digest == wanted), None)
 
 
 def mark(card: Card) -> str:

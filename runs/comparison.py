@@ -12,12 +12,12 @@ may be one, to compare two of its contestants.
 
 How sure that is, `runs/paired.py` says: an interval, two values of p, and `p_holm`, the first of them corrected for how
 many contestants are compared, or how many themes of one. There is no interval and no p under `runs.bias.FEW` topics,
-and of a theme then no difference either.
+and of a theme then no difference either. What else sets two runs apart is told by `runs/caveats.py`.
 """
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,16 +26,17 @@ import polars as pl
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from runs import cards, spec, tables
+from runs import tables
 from runs.adapters import aligned
+from runs.caveats import caveats
 from runs.paired import ROUNDING, differences
 from runs.pairings import decided, seats
 from runs.panels import TRAJECTORY
 from runs.run import OUT, find
 from runs.settings import Command, parse
-from runs.spec import Spec
+from runs.standing import listed
 from runs.tables import Tables
-from topics.errors import InputError, command, is_file, near, one_line
+from topics.errors import InputError, command, near, one_line
 
 RESAMPLES = 10_000
 LEVEL = 0.05
@@ -65,7 +66,7 @@ def compare(
     *,
     judge: str | None = None,
     contestants: Sequence[str] | None = None,
-    pairs: Mapping[str, str] | None = None,
+    pairs: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
     out: Path = OUT,
@@ -73,7 +74,8 @@ def compare(
     """Compare two runs: folders, ids under `out`, or tables.
 
     `contestants` are compared with themselves (default: all that debated in both), `pairs` name a contestant of A and
-    the one of B that it is compared with. `judge` may be left out where one judge alone decided in both.
+    the one of B that it is compared with; given as tuples, one contestant may stand in several. `judge` may be left out
+    where one judge alone decided in both.
 
     Raises `InputError` where there is nobody to compare, or no judge to do it by.
     """
@@ -91,7 +93,7 @@ def compare(
     strata = differences(by_topic, ["a", "b", "theme"], ["a", "b"], resamples=resamples, seed=seed)
     strata = strata.with_columns(pl.when(~pl.col("few_topics")).then("delta"))
     return Comparison(
-        frame=frame, strata=strata, judge=judge, notes=(*_left_out(frame), *_otherwise(one, two, judge, matched))
+        frame=frame, strata=strata, judge=judge, notes=tuple(caveats(one, two, judge, frame, set(matched["other"])))
     )
 
 
@@ -113,6 +115,10 @@ def _judge(one: Tables, two: Tables, judge: str | None) -> str:
     return judge or both[0]
 
 
+def _list(names: Iterable[str]) -> str:
+    return listed(names) or "none"
+
+
 def _placed(run: Tables, judge: str) -> pl.DataFrame:
     """Scores by place: `contestant`, `topic_id`, `side`, `other`, `score` (the mean), `debates`."""
     rows = seats(decided(run.debates, run.verdicts, judge)).filter(pl.col("contestant") != pl.col("other"))
@@ -121,15 +127,18 @@ def _placed(run: Tables, judge: str) -> pl.DataFrame:
 
 
 def _chosen(
-    placed: Sequence[pl.DataFrame], contestants: Sequence[str] | None, pairs: Mapping[str, str] | None
+    placed: Sequence[pl.DataFrame],
+    contestants: Sequence[str] | None,
+    pairs: Mapping[str, str] | Iterable[tuple[str, str]],
 ) -> list[tuple[str, str]]:
     """Who of A is compared with whom of B."""
     seated = [sorted(cells["contestant"].unique()) for cells in placed]
+    pairs = [*(pairs.items() if isinstance(pairs, Mapping) else pairs)]
     if contestants is None and not pairs:
         if not (both := sorted({*seated[0]} & {*seated[1]})):
             raise InputError("no contestant has a verdict in both runs; name who is compared with whom: --pairs x=y")
         return [(name, name) for name in both]
-    chosen = [*((name, name) for name in contestants or ()), *(pairs or {}).items()]
+    chosen = [*((name, name) for name in contestants or ()), *pairs]
     for names in chosen:
         for which, name, known in zip("AB", names, seated, strict=True):
             if name not in known:
@@ -192,64 +201,6 @@ COLUMNS = (
 """Of a comparison's frame, in order."""
 
 
-# What to know of it
-
-
-def _left_out(frame: pl.DataFrame) -> Iterator[str]:
-    """Debates that have no counterpart."""
-    for row in frame.iter_rows(named=True):
-        left = [(row[run], row[f"unmatched_{run}"], row[f"debates_{run}"], run.upper()) for run in "ab"]
-        if parts := [f"{n:,} of {n + m:,} of {name!r} in {run}" for name, n, m, run in left if n]:
-            yield f"left out, without the same topic, side and opponent in the other run: {', '.join(parts)}"
-
-
-def _otherwise(one: Tables, two: Tables, judge: str, matched: pl.DataFrame) -> Iterator[str]:
-    """What else differs between the runs."""
-    for which, run in zip("AB", (one, two), strict=True):
-        complete = run.debates.filter(status="complete")
-        said = decided(run.debates, run.verdicts, judge).select("debate_id")
-        lacking = complete.join(said, on="debate_id", how="anti").select(pl.len()).collect().item()
-        if lacking:
-            yield f"{lacking:,} complete debates of {which} without a verdict of {judge!r} that decides, and left out"
-    texts = one.topics.select("topic_id", "digest").join(two.topics.select("topic_id", "digest"), on="topic_id")
-    if changed := texts.filter(pl.col("digest") != pl.col("digest_right")).select(pl.len()).collect().item():
-        yield f"{changed} topics have another text in B, and are left out"
-    splits = [sorted(run.debates.select(pl.col("split").unique()).collect()["split"]) for run in (one, two)]
-    if splits[0] != splits[1]:
-        yield f"the splits differ: {_list(splits[0])} in A, {_list(splits[1])} in B"
-    specs = [Spec.read(run.folder) if is_file(run.folder / spec.NAME) else None for run in (one, two)]
-    if specs[0] is not None and specs[1] is not None:
-        yield from _of_specs(specs[0], specs[1], judge, set(matched["other"]))
-
-
-def _of_specs(one: Spec, two: Spec, judge: str, opponents: set[str]) -> Iterator[str]:
-    """What was played otherwise, and who is not who they were."""
-    if settings := [name for name in ("format", "opener") if getattr(one, name) != getattr(two, name)]:
-        yield f"the runs differ in {' and '.join(settings)}"
-    members = {name for panel in (*one.panels, *two.panels) if panel["name"] == judge for name in panel["members"]}
-    judges = _changed(one.judges, two.judges, {judge, *members}, cards.digest_of)
-    judges += _changed(one.panels, two.panels, {judge}, dict)
-    if judges:
-        yield f"judges that are not the same in both runs, under one name: {_list(judges)}"
-    if others := _changed(one.contestants, two.contestants, opponents, dict):
-        yield f"opponents that are not the same in both runs, under one name: {_list(others)}"
-
-
-def _changed(
-    one: Sequence[Mapping[str, Any]],
-    two: Sequence[Mapping[str, Any]],
-    names: set[str],
-    digest: Callable[[Mapping[str, Any]], object],
-) -> list[str]:
-    """Names whose entries differ."""
-    here, there = ({entry["name"]: digest(entry) for entry in entries} for entries in (one, two))
-    return sorted(name for name in names & here.keys() & there.keys() if here[name] != there[name])
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"
-
-
 # The command
 
 
@@ -289,7 +240,7 @@ def main(argv: list[str] | None = None) -> int:
         *runs,
         judge=settings.judge,
         contestants=settings.contestants,
-        pairs=dict(map(_pair, settings.pairs)),
+        pairs=[*map(_pair, settings.pairs)],
         resamples=settings.resamples,
         seed=settings.seed,
     )

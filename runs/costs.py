@@ -12,7 +12,9 @@ are of the judge that asks that model at that endpoint, where there is one only.
 without a name, so that the ledger adds up to the run.
 
 Nothing counted is null, never 0: a contestant that asks nobody has no tokens, and `counted` says of how many calls the
-tokens are. Shares, and costs of something, have intervals over topics (`runs/shares.py`).
+tokens are. So is a cost of which a part is not known: at an endpoint without a price nobody knows what an answer costs,
+while what is simulated, or answers on this machine, costs nothing. Shares, and costs of something, have intervals over
+topics (`runs/shares.py`).
 """
 
 import polars as pl
@@ -32,14 +34,21 @@ _SEATS = ["for_contestant", "against_contestant"]
 # Whose a call is
 
 
+def paid(spec: Spec) -> pl.Expr:
+    """`cost_usd` of calls; null at an endpoint without a price, unless it had one when the call was made."""
+    unknown = pl.col("endpoint").is_in(spec.unpriced) & (pl.col("cost_usd") == 0)
+    return pl.when(~unknown).then("cost_usd").alias("cost_usd")
+
+
 def owned(run: Tables, spec: Spec) -> pl.LazyFrame:
     """A run's calls with their `topic_id`, `kind` (`contestant`, `judge`, or another's role) and `name`, whose they are
-    (null: nobody knows)."""
+    (null: nobody knows); `cost_usd` as `paid` has it."""
     about = run.debates.select("debate_id", "topic_id", "opener", *_SEATS)
     speaks, judges = pl.col("role").is_in(["speak", "shorten"]), pl.col("role") == "judge"
     speaker = pl.when(side="for").then(_SEATS[0]).when(side="against").then(_SEATS[1])
     return (
         run.calls.select(_CALL)
+        .with_columns(paid(spec))
         .join(about, on="debate_id", how="left")
         .join(_sides(spec), on=["opener", "turn"], how="left")
         .join(_named(run), on="call_id", how="left")
@@ -80,10 +89,10 @@ def _asking(spec: Spec) -> pl.LazyFrame:
 
 def spent(run: Tables, spec: Spec) -> pl.DataFrame:
     """The ledger, a row for each whose calls there are: `kind` and `name` as in `owned`; `debates` that they are of,
-    `calls`, `counted`, tokens, `cost_usd`, `seconds` (of all answers, one after the other); `cached_share` of prompt
-    tokens and `cost_per_debate` with bounds, `topics`, `few_topics`.
+    `calls`, `counted`, tokens, `cost_usd` (null where a call's is not known), `seconds` (of all answers, one after the
+    other); `cached_share` of prompt tokens and `cost_per_debate` with bounds, `topics`, `few_topics`.
     """
-    calls = owned(run, spec).collect()
+    calls = owned(run, spec).with_columns(call=1).collect()
     by = ["kind", "name"]
     sums = [pl.when(pl.col(name).count() > 0).then(pl.col(name).sum()).alias(name) for name in TOKENS]
     ledger = calls.group_by(by).agg(
@@ -91,18 +100,30 @@ def spent(run: Tables, spec: Spec) -> pl.DataFrame:
         pl.len().cast(pl.Int32).alias("calls"),
         pl.col("prompt_tokens").count().cast(pl.Int32).alias("counted"),
         *sums,
-        pl.col("cost_usd").sum(),
+        _all_of("cost_usd"),
         pl.col("latency_s").sum().alias("seconds"),
     )
     first = pl.col("debate_id").is_first_distinct().over(by)
-    cost = shares(calls, by, {"cost_per_debate": pl.col("cost_usd")}, first, bounded=False)
+    cost = shares(calls, by, {"cost_per_debate": pl.col("cost_usd").fill_null(0)}, first, bounded=False)
     prompts = calls.drop_nulls(["prompt_tokens", "cached_tokens"])
     cached = shares(prompts, by, {"cached_share": pl.col("cached_tokens")}, pl.col("prompt_tokens"))
     return (
         ledger.join(cached.drop("topics", "few_topics"), on=by, how="left", nulls_equal=True)
         .join(cost, on=by, how="left", nulls_equal=True)
+        .with_columns(_with("cost_usd", "cost_per_debate"))
         .sort(by, nulls_last=True)
     )
+
+
+def _all_of(column: str) -> pl.Expr:
+    """The sum over calls; null where it is not known of each of them, or there is none."""
+    known = (pl.col("call").sum() > 0) & pl.col(column).is_not_null().all()
+    return pl.when(known).then(pl.col(column).sum()).alias(column)
+
+
+def _with(whole: str, per: str) -> pl.Expr:
+    """What something costs, with its bounds; null where the whole is."""
+    return pl.when(pl.col(whole).is_not_null()).then(pl.col(f"^{per}.*$"))
 
 
 def per_win(run: Tables, spec: Spec, judge: str | None = None) -> pl.DataFrame:
@@ -110,33 +131,30 @@ def per_win(run: Tables, spec: Spec, judge: str | None = None) -> pl.DataFrame:
     `tokens_per_win` (prompt and completion) with bounds, `topics`, `few_topics`.
 
     Counted are debates that the judge decided, and void ones, in which nobody can win what was paid for. Null for
-    somebody who never won, and tokens for somebody of whom none were counted.
+    somebody who never won, or asks nobody; a cost where that of some call is not known, tokens where some call's are.
     """
     by = ["judge", "contestant"]
     rows = decided(run.debates, run.verdicts, judge)
     void = run.debates.filter(status="void").select("debate_id").join(rows.select("judge").unique(), how="cross")
-    paid = owned(run, spec).filter(kind="contestant").rename({"name": "contestant"}).drop_nulls("contestant")
+    spoken = owned(run, spec).filter(kind="contestant").rename({"name": "contestant"}).drop_nulls("contestant")
     in_them = pl.concat([rows.select("judge", "debate_id"), void.select("judge", "debate_id")])
     tokens = pl.col("prompt_tokens") + pl.col("completion_tokens")
-    cost = paid.join(in_them, on="debate_id").select("topic_id", *by, "cost_usd", tokens=tokens, win=0.0)
-    nothing = {"cost_usd": pl.lit(0.0), "tokens": pl.lit(None, pl.Int64)}
-    won = seats(rows).select("topic_id", *by, **nothing, win="score")
+    cost = spoken.join(in_them, on="debate_id").select("topic_id", *by, "cost_usd", tokens=tokens, call=1, win=0.0)
+    won = seats(rows).select("topic_id", *by, cost_usd=0.0, tokens=pl.lit(0, pl.Int64), call=0, win="score")
     both = pl.concat([cost, won]).collect()
-    parts = {"cost_per_win": pl.col("cost_usd"), "tokens_per_win": pl.col("tokens")}
-    sums = both.group_by(by).agg(
-        pl.col("win").sum().alias("wins"), pl.col("cost_usd").sum(), pl.col("tokens").count().alias("counted")
-    )
+    parts = {"cost_per_win": pl.col("cost_usd").fill_null(0), "tokens_per_win": pl.col("tokens").fill_null(0)}
+    sums = both.group_by(by).agg(pl.col("win").sum().alias("wins"), _all_of("cost_usd"), _all_of("tokens"))
     found = sums.join(shares(both, by, parts, pl.col("win"), bounded=False), on=by).sort(by)
-    uncounted = [column for column in found.columns if column.startswith("tokens_per_win")]
-    return found.with_columns(pl.when(pl.col("counted") > 0).then(pl.col(uncounted))).drop("counted")
+    return found.with_columns(_with("cost_usd", "cost_per_win"), _with("tokens", "tokens_per_win")).drop("tokens")
 
 
 def per_verdict(run: Tables, spec: Spec) -> pl.DataFrame:
     """What a verdict costs: `judge` (null: calls that have no judge), `members` (of a panel, whose cost is theirs; null
     for others, whose costs add up to the run's), `votes` and `invalid_votes`, `verdicts` that are valid, `calls`,
-    `cost_usd`; `cost_per_verdict` with bounds (null for a judge that asks nobody), `topics`, `few_topics`.
+    `cost_usd`, and `cost_per_verdict` with bounds (both null for a judge that asks nobody, and where a call's cost is
+    not known), `topics`, `few_topics`.
 
-    What was paid for votes that came to nothing counts as well.
+    What was paid for votes that came to nothing counts as well. A trajectory's (`gpt@4`) are apart from its judge's.
     """
     cast = run.votes.group_by("judge").agg(
         pl.len().cast(pl.Int32).alias("votes"),
@@ -153,15 +171,15 @@ def per_verdict(run: Tables, spec: Spec) -> pl.DataFrame:
     sums = rows.group_by("judge").agg(
         pl.col("verdict").sum().cast(pl.Int32).alias("verdicts"),
         pl.col("call").sum().cast(pl.Int32).alias("calls"),
-        pl.col("cost_usd").sum(),
+        _all_of("cost_usd"),
     )
-    asks = pl.col("calls") > 0
-    cost = shares(rows, ["judge"], {"cost_per_verdict": pl.col("cost_usd")}, pl.col("verdict"), bounded=False)
+    parts = {"cost_per_verdict": pl.col("cost_usd").fill_null(0)}
+    cost = shares(rows, ["judge"], parts, pl.col("verdict"), bounded=False)
     return (
         sums.join(seated.collect(), on="judge", how="left")
         .join(cast.collect(), on="judge", how="left")
         .join(cost, on="judge", how="left", nulls_equal=True)
-        .with_columns(pl.when(asks).then(pl.col("^cost_per_verdict.*$")), pl.col("votes", "invalid_votes").fill_null(0))
+        .with_columns(_with("cost_usd", "cost_per_verdict"), pl.col("votes", "invalid_votes").fill_null(0))
         .select("judge", "members", "votes", "invalid_votes", *sums.columns[1:], *cost.columns[1:])
         .sort("judge", nulls_last=True)
     )

@@ -23,11 +23,13 @@ What is decided here, beyond the formula:
 4. Topics are reweighted once for p, q0 and q1 together, so the interval has the doubt of all three. It is value -+
    t x error on the fewest topics that any of them rests on.
 5. The corrected rate and its bounds are clipped to [0, 1]: beyond lies what luck in q0 and q1 adds.
+6. A panel with a person among its members is not held beside people. Where that person voted, it would be compared with
+   a part of itself; where nobody did, it is another panel. Its rates stay as they are, and `why` says so.
 
 Array names end in their dimensions: R resamples, T topics, D debates, C contestants; X is R or nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,11 +40,13 @@ from runs.bias import FEW, SCORE
 from runs.pairings import decided, seats
 from runs.panels import HUMAN
 from runs.shares import RESAMPLES, shares
+from runs.spec import Spec
 from runs.statistics import Array, rates, standard_error, t_interval, t_quantile, topic_weights
 from runs.tables import Tables
 from runs.verdicts import majority
 
 Row = dict[str, Any]
+Panels = Sequence[Mapping[str, Any]]
 
 _BOUNDED = ("", "_low", "_high")
 _RATES = ("sensitivity", "specificity", "agreement", "kappa")
@@ -68,20 +72,36 @@ def correct(won: Any, of: Any, q0: Any, q1: Any) -> Any:
 # Judges
 
 
-def judges(run: Tables, judge: str | None = None, *, resamples: int = RESAMPLES, seed: int = 0) -> pl.DataFrame:
+def judges(
+    run: Tables, judge: str | None = None, *, panels: Panels | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> pl.DataFrame:
     """Each judge that is no person beside people, on debates that both decided: `judge`, `sensitivity`, `specificity`,
     `agreement`, `kappa` (Cohen's; for, tie, against) with bounds, `debates`, `for_topics` and `against_topics` (those
-    on which people said so), `topics`, `few_topics`.
+    on which people said so), `topics`, `few_topics`. Panels that persons are members of are not among them; `panels`
+    are by default those of the run's spec.
     """
+    mixed = _with_persons(run, panels)
     columns = [f"{rate}{bound}" for rate in _RATES for bound in _BOUNDED]
     schema = {"judge": pl.String, **dict.fromkeys(columns, pl.Float64), **dict.fromkeys(_COUNTS, pl.Int32)}
-    rows = [row for name, said in _each(run, judge) for row in _beside(name, said, resamples, seed)]
+    alone = (one for one in _each(run, judge) if one[0] not in mixed)
+    rows = [row for name, said in alone for row in _beside(name, said, resamples, seed)]
     bounds = pl.col(name for name in columns if name not in _RATES)
     return (
         pl.DataFrame(rows, schema=schema, strict=False)
         .with_columns(pl.col(pl.Float64).fill_nan(None), few_topics=pl.col("topics") < FEW)
         .with_columns(pl.when(~pl.col("few_topics")).then(bounds))
     )
+
+
+def _with_persons(run: Tables, panels: Panels | None) -> dict[str, str]:
+    """Panels that have persons among their members, and why that bars them."""
+    if panels is None:
+        stored = Spec.beside(run.folder)
+        panels = stored.panels if stored else ()
+    persons = {panel["name"]: [name for name in panel["members"] if name.startswith(HUMAN)] for panel in panels}
+    return {
+        name: f"persons are on the panel itself: {', '.join(map(repr, some))}" for name, some in persons.items() if some
+    }
 
 
 def _each(run: Tables, judge: str | None) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -124,13 +144,17 @@ def _by_topic(rows: pl.DataFrame, topics: int) -> Array:
 # Contestants
 
 
-def win_rates(run: Tables, judge: str | None = None, *, resamples: int = RESAMPLES, seed: int = 0) -> pl.DataFrame:
+def win_rates(
+    run: Tables, judge: str | None = None, *, panels: Panels | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> pl.DataFrame:
     """Contestants' win rates by each judge that is no person, and what they would be by people: `judge`, `contestant`,
     `win_rate` (as the judge has it), `people_rate` (as people's own verdicts have it; null without any), `corrected`,
-    each with bounds; `why` there is no corrected one; `topics`, `few_topics`, `debates`, `people_debates`.
+    each with bounds; `why` there is no corrected one; `topics`, `few_topics`, `debates`, `people_debates`. `panels` are
+    by default those of the run's spec.
     """
-    by = ["judge", "contestant"]
-    rows = [row for name, said in _each(run, judge) for row in _corrected(name, said, resamples, seed)]
+    by, mixed = ["judge", "contestant"], _with_persons(run, panels)
+    each = ((name, said, mixed.get(name)) for name, said in _each(run, judge))
+    rows = [row for name, said, why in each for row in _corrected(name, said, why, resamples, seed)]
     corrected = pl.DataFrame(
         rows, schema=dict.fromkeys([*by, "why"], pl.String) | dict.fromkeys(_CORRECTED, pl.Float64)
     )
@@ -156,11 +180,11 @@ def _rates(placed: pl.LazyFrame, by: list[str], whose: str, resamples: int, seed
     return rate.join(counts, on=by, how="left")
 
 
-def _corrected(judge: str, said: pl.DataFrame, resamples: int, seed: int) -> Iterator[Row]:
-    """A judge's contestants with their corrected rates, or why there are none."""
+def _corrected(judge: str, said: pl.DataFrame, why: str | None, resamples: int, seed: int) -> Iterator[Row]:
+    """A judge's contestants with their corrected rates, or why there are none, which may be known beforehand."""
     weights_RT = topic_weights(said["T"].n_unique(), resamples, seed)
     right = _right(said, weights_RT.shape[1])
-    why = _why_not(*right, weights_RT)
+    why = why or _why_not(*right, weights_RT)
     for contestant in sorted({*said["for_contestant"], *said["against_contestant"]}):
         row: Row = {"judge": judge, "contestant": contestant, "why": why}
         if why is None:

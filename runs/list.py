@@ -33,6 +33,7 @@ from pydantic import Field
 
 from runs import cards, journal, spec, tables
 from runs.adapters import aligned
+from runs.costs import paid
 from runs.run import LOCK, OUT
 from runs.settings import Command, parse
 from runs.spec import Spec
@@ -58,7 +59,8 @@ class Entry:
     contestants: tuple[str, ...]
     judges: tuple[str, ...]
     """Every judge that was ever seated; panels first."""
-    cost_usd: float
+    cost_usd: float | None
+    """Null where somebody answered at an endpoint that has no price."""
     size: int
     """Bytes on disk."""
     changed_at: datetime
@@ -111,7 +113,7 @@ def look(folder: Path) -> Entry | Unread:
 def _look(folder: Path) -> Entry:
     stored = Spec.read(folder)
     sealed = tables.is_sealed(folder)
-    debates, cost = _sealed(folder) if sealed else _going(folder)
+    debates, cost = _sealed(folder, stored) if sealed else _going(folder, stored)
     ended: Counter[str] = Counter()
     topics: defaultdict[str, set[str]] = defaultdict(set)
     for status, split, topic_id, count in debates:
@@ -144,22 +146,27 @@ Counts = list[tuple[str, str, str, int]]
 """Debates by status, split and topic."""
 
 
-def _sealed(folder: Path) -> tuple[Counts, float]:
-    """What debates there are, and what their calls cost."""
+def _sealed(folder: Path, stored: Spec) -> tuple[Counts, float | None]:
+    """What debates there are, and what their calls cost, as far as `runs.costs.paid` knows."""
     loaded = tables.load(folder)
     debates = loaded.debates.group_by("status", "split", "topic_id").agg(pl.len())
-    counted, cost = pl.collect_all([debates, loaded.calls.select(pl.col("cost_usd").sum())])
+    calls = loaded.calls.select(paid(stored))
+    known = pl.col("cost_usd").is_not_null().all()
+    counted, cost = pl.collect_all([debates, calls.select(pl.when(known).then(pl.col("cost_usd").sum()))])
     return counted.rows(), cost.item()
 
 
-def _going(folder: Path) -> tuple[Counts, float]:
+def _going(folder: Path, stored: Spec) -> tuple[Counts, float | None]:
     """The same from the journal."""
     journal.check(folder)
     with closing(journal.reader(folder)) as connection:
         query = "SELECT status, split, topic_id, count(*) FROM debates GROUP BY 1, 2, 3"
         counted = connection.execute(query).fetchall()
-        (cost,) = connection.execute("SELECT total(cost_usd) FROM calls").fetchone()
-    return counted, cost
+        unpriced = stored.unpriced
+        unknown = f"cost_usd = 0 AND endpoint IN ({', '.join('?' * len(unpriced))})"
+        asked = f"SELECT total(cost_usd), total({unknown}) FROM calls"
+        cost, missing = connection.execute(asked, unpriced).fetchone()
+    return counted, None if missing else cost
 
 
 def held(folder: Path) -> bool:
@@ -223,7 +230,7 @@ def _cells(entry: Entry, out: Path) -> dict[str, str]:
         "contestants": _some(entry.contestants),
         "judges": _some(entry.judges),
         **{name: f"{getattr(entry, name):,}" for name in ("debates", "complete", "void", "owed")},
-        "cost": f"{entry.cost_usd:,.2f}",
+        "cost": "-" if entry.cost_usd is None else f"{entry.cost_usd:,.2f}",
         "size": _bytes(entry.size),
     }
 

@@ -11,7 +11,6 @@ characters are shown by their code points: they could make a speech read otherwi
 shown in part, and says so.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from math import isfinite
@@ -21,15 +20,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from topics.errors import UNSEEN
+
 TEMPLATES, STATIC = Path(__file__).parent / "templates", Path(__file__).parent / "static"
 MOST = 20_000
 """Characters of a text that are shown."""
-
-_UNSEEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
-)
-"""Control characters, marks of direction, and others without a shape, tags among them. Joiners (U+200C, U+200D) stay:
-scripts and emoji are written with them."""
 
 
 def speech(text: str, quotes: Iterable[str] = (), *, most: int = MOST) -> Markup:
@@ -75,12 +70,12 @@ def _places(text: str, quote: str) -> Iterator[tuple[int, int]]:
 
 def _visible(text: str) -> Markup:
     """A text, escaped, with what has no shape shown by its code point."""
-    return Markup(_UNSEEN.sub(lambda found: f'<span class="unseen">U+{ord(found[0]):04X}</span>', str(escape(text))))
+    return Markup(UNSEEN.sub(lambda found: f'<span class="unseen">U+{ord(found[0]):04X}</span>', str(escape(text))))
 
 
 def plain(text: str, most: int = 200) -> str:
     """A text on one line, with what has no shape shown by its code point; not escaped yet, as a template does that."""
-    line = _UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", " ".join(text[: most + 1].split()))
+    line = UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", " ".join(text[: most + 1].split()))
     return line if len(text) <= most else f"{line[:most]}…"
 
 

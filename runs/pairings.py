@@ -26,6 +26,7 @@ from runs.bias import SCORE
 from runs.panels import TRAJECTORY
 from runs.shares import shares
 from runs.tables import Tables
+from runs.words import longer
 from topics.errors import InputError, near
 
 Frame = pl.DataFrame | pl.LazyFrame
@@ -149,9 +150,10 @@ def lengths(run: Tables, judge: str | None = None, *, bins: int = 8) -> pl.DataF
     each), `words` (the mean difference), `words_from`, `words_to`; `win_rate` of the longer side with bounds,
     `topics`, `few_topics`, `debates`.
 
-    The bins are the run's, so that judges can be compared; debates in which both sides said as much are in none.
+    The bins are the run's, so that judges can be compared; debates in which both sides said as much, or whose words are
+    not known, are in none.
     """
-    rows = decided(run.debates, run.verdicts, judge).join(_longer(run, bins), on="debate_id")
+    rows = decided(run.debates, run.verdicts, judge).join(_binned(run, bins), on="debate_id")
     won = pl.when(pl.col("longer") > 0).then(pl.col("score")).otherwise(1 - pl.col("score"))
     placed = rows.with_columns(won=won).collect()
     by, words = ["judge", "bin"], pl.col("longer").abs()
@@ -161,11 +163,8 @@ def lengths(run: Tables, judge: str | None = None, *, bins: int = 8) -> pl.DataF
     return _with(counts, shares(placed, by, {"win_rate": pl.col("won")}), by)
 
 
-def _longer(run: Tables, bins: int) -> pl.LazyFrame:
-    """By how many words FOR said more than AGAINST in each complete debate, and the bin; equals stand in one bin."""
-    sides = [pl.col("words").filter(pl.col("side") == name).sum().cast(pl.Int64) for name in ("for", "against")]
-    complete = run.debates.filter(status="complete").select("debate_id")
-    said = run.turns.select("debate_id", "side", "words").join(complete, on="debate_id", how="semi")
-    apart = said.group_by("debate_id").agg(longer=sides[0] - sides[1]).filter(pl.col("longer") != 0)
+def _binned(run: Tables, bins: int) -> pl.LazyFrame:
+    """By how many words FOR said more in each debate, and the bin; equals stand in one bin."""
+    apart = longer(run.debates, run.turns).filter(pl.col("longer") != 0)
     place = pl.col("longer").abs().rank("min").cast(pl.Int64) - 1
     return apart.with_columns(bin=(place * bins // pl.len() + 1).cast(pl.Int32))

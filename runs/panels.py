@@ -95,7 +95,7 @@ class Kin:
 
     def related(self, judge: str, match: Match) -> bool:
         """Whether a judge is related to one who speaks in a match; a trajectory's (`name@4`) is who its judge is."""
-        kin = self._of.get(judge) or self._of.get(judge.rpartition("@")[0]) or set()
+        kin = self._of.get(re.sub(TRAJECTORY, "", judge), set())
         return match.for_contestant in kin or match.against_contestant in kin
 
 

@@ -12,6 +12,7 @@ trusted (`runs/cards.py`).
 import os
 import shlex
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,10 @@ from pydantic_settings import CliPositionalArg
 
 from runs import cards, tables
 from runs.adapters import aligned
-from runs.list import Entry, look
+from runs.ballots import behind
+from runs.bias import FEW
+from runs.list import ASIDE, Entry, look
+from runs.panels import TRAJECTORY
 from runs.ratings import Leaderboard, RatingsError
 from runs.ratings import leaderboard as rate
 from runs.run import NEWEST, OUT, find
@@ -89,6 +93,7 @@ def _after(loaded: Tables, debate: str) -> Iterator[str]:
         ended = f"{entry.debates - entry.owed:,} of {entry.debates:,} debates have ended"
         on = "" if entry.state == "going" else f"; to go on: python -m arena.run --resume {run}"
         yield f"note: the run is {'still going' if entry.state == 'going' else 'not finished'}: {ended}{on}"
+    yield from (f"note: {one_line(note, 1000)}" for note in newer(loaded))
     if debate:
         yield f"next:  python -m runs.view {run}"
         return
@@ -97,36 +102,66 @@ def _after(loaded: Tables, debate: str) -> Iterator[str]:
     yield f"next:  {one}python -m runs.report {run}"
 
 
+def newer(loaded: Tables) -> Iterator[str]:
+    """What must be known of a sealed run that people have voted in since."""
+    try:
+        if behind(loaded.folder):
+            run = shlex.quote(one_line(str(loaded.folder), 1000))
+            yield f"people have voted since the run was sealed; no figure knows of it before: python -m runs.view {run}"
+    except (sqlite3.Error, RuntimeError, OSError) as error:
+        yield f"nobody knows whether people have voted since the run was sealed: {error}"
+
+
 # Leaderboards
 
 
 def leaderboards(loaded: Tables, judge: str | None = None, *, length: bool = False) -> str:
     """The leaderboard by one judge's verdicts, or one for each judge of the run but those of a trajectory."""
     debates, verdicts = loaded.debates.collect(), loaded.verdicts.collect()
-    known = verdicts.filter(~pl.col("judge").str.contains("@"))["judge"].unique(maintain_order=True).to_list()
-    judges = [judge] if judge else known or [None]
+    whole = verdicts.filter(~pl.col("judge").str.contains(TRAJECTORY))
+    judges = [judge] if judge else whole["judge"].unique(maintain_order=True).to_list() or [None]
     spec = Spec.read(loaded.folder)
     names = [str(contestant["name"]) for contestant in spec.contestants]
     words = loaded.turns.select("debate_id", "side", "words").collect() if length else None
-    boards = []
+    boards = [f"note: {note}" for note in aside(loaded.folder)]
     for name in judges:
         try:
             if words is None:
-                board = render(rate(debates, verdicts, judge=name, contestants=names))
+                board = render(rate(debates, verdicts if name else whole, judge=name, contestants=names))
             else:
                 board = controlled(debates, verdicts, words, name)
-            notes = (f"note: {one_line(note, 1000)}" for note in trust(loaded.folder.parent, spec, name))
+            notes = (f"note: {one_line(note, 1000)}" for note in trust(home(loaded.folder), spec, name))
             boards.append("\n".join([board, *notes]))
         except RatingsError as error:
             boards.append(one_line(f"no leaderboard by {name}: {error}"))
     return "\n\n".join(boards)
 
 
+_CALIBRATES = "this run calibrates a judge: debates were made to try it (degraded, padded, of a contestant with itself)"
+_SCREENS = "this run screens motions: judges were asked before anybody had spoken"
+_NO_LEAGUE = dict(zip(ASIDE, (_CALIBRATES, _SCREENS), strict=True))
+
+
+def aside(folder: Path) -> Iterator[str]:
+    """What a run is that is no league, by the folder that it lies in."""
+    if what := _NO_LEAGUE.get(folder.absolute().parent.name):
+        yield f"{what}; nothing here says who argues better"
+
+
+def home(folder: Path) -> Path:
+    """The folder in which runs are made, of a run's that lies in it, or aside (`runs.list.ASIDE`)."""
+    parent = folder.absolute().parent
+    return parent.parent if parent.name in ASIDE else parent
+
+
 def trust(out: Path, spec: Spec, judge: str | None) -> Iterator[str]:
     """What a reader must know of a judge, or of a panel's members, from their report cards under `out`."""
     members = {panel["name"]: panel["members"] for panel in spec.panels}.get(judge, [judge])
-    for entry in (entry for entry in spec.judges if entry["name"] in members):
-        card = cards.card_of(out, entry)
+    entries = [entry for entry in spec.judges if entry["name"] in members]
+    found, unread = cards.look(out) if entries else ([], [])
+    yield from (f"of a report card nobody knows whose it is: {why}" for why in unread)
+    for entry in entries:
+        card = cards.newest(found, entry)
         if card is None and "endpoint" in entry:
             how = f"python -m arena.calibrate --judge {entry['name']}"
             yield f"judge {entry['name']!r} was never calibrated; nobody knows how far to trust it: {how}"
@@ -137,7 +172,8 @@ def trust(out: Path, spec: Spec, judge: str | None) -> Iterator[str]:
 def render(board: Leaderboard) -> str:
     """A leaderboard as a text table; every rate with its 95 % interval."""
     head = ("", "contestant", "rating", "95 % interval", "won", "lost", "tied", "as FOR", "as AGAINST", "void")
-    rows = [head, *(_row(row) for row in board.frame.iter_rows(named=True))]
+    few = board.topics == 1  # more have an interval, and a note of what it is worth
+    rows = [head, *(_row(row, few) for row in board.frame.iter_rows(named=True))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = [
         "  ".join(
@@ -146,22 +182,23 @@ def render(board: Leaderboard) -> str:
         for row in rows
     ]
     about = f"{board.verdicts:,} verdicts of {one_line(board.judge or 'no judge')} on {board.topics} topics; "
-    about += f"side term for FOR {_points(board.side)}"
+    about += f"side term for FOR {_points(board.side, few)}"
     return "\n".join([*lines, about, *(f"note: {note}" for note in board.notes)])
 
 
-def _row(row: dict[str, object]) -> tuple[str, ...]:
+def _row(row: dict[str, object], few: bool) -> tuple[str, ...]:
     def share(rate: str, of: str) -> str:
         if row[rate] is None:
             return "-"
-        return f"{_percent(row[rate])} % [{_percent(row[f'{of}_low'])}, {_percent(row[f'{of}_high'])}]"
+        low, high = (_percent(row[f"{of}_{end}"]) for end in ("low", "high"))
+        return f"{_percent(row[rate])} % [{_none(few) if low == '-' else f'{low}, {high}'}]"
 
     rated = row["rating"] is not None
     return (
         str(row["rank"] or "-"),
         one_line(str(row["contestant"]), 40),
         f"{row['rating']:.0f}" if rated else "-",
-        f"{_number(row['low'])} to {_number(row['high'])}" if rated else "-",
+        _interval(row["low"], row["high"], few) if rated else "-",
         *(f"{row[name]:,}" for name in ("wins", "losses", "ties")),
         share("for_win_rate", "for"),
         share("against_win_rate", "against"),
@@ -177,10 +214,19 @@ def _percent(value: object) -> str:
     return "-" if value is None else f"{100 * float(str(value)):.1f}"
 
 
-def _points(estimate: Estimate) -> str:
+def _interval(low: object, high: object, few: bool, between: str = " to ") -> str:
+    return _none(few) if low is None else f"{_number(low)}{between}{_number(high)}"
+
+
+def _none(few: bool) -> str:
+    """Why there is no interval."""
+    return "too few topics" if few else "no interval"
+
+
+def _points(estimate: Estimate, few: bool) -> str:
     if estimate.value is None:
         return "unknown"
-    return f"{estimate.value:+.0f} points [{_number(estimate.low)}, {_number(estimate.high)}]"
+    return f"{estimate.value:+.0f} points [{_interval(estimate.low, estimate.high, few, ', ')}]"
 
 
 def controlled(debates: pl.DataFrame, verdicts: pl.DataFrame, turns: pl.DataFrame, judge: str | None) -> str:
@@ -189,21 +235,22 @@ def controlled(debates: pl.DataFrame, verdicts: pl.DataFrame, turns: pl.DataFram
 
     found = terms.controlled(debates, verdicts, turns, judges=() if judge is None else (judge,))
     head = ("", "contestant", "at equal length", "95 % interval", "as spoken", "95 % interval")
-    rows = [head, *(tuple(_both(row)) for row in found.frame.iter_rows(named=True))]
+    few = found.topics < FEW
+    rows = [head, *(tuple(_both(row, few)) for row in found.frame.iter_rows(named=True))]
     lines = [aligned(rows, right=4)]
     for term in found.terms.filter(pl.col("term") != "judge").iter_rows(named=True):  # one judge has no mean to be off
         value = Estimate(value=term["value"], low=term["low"], high=term["high"])
-        lines.append(f"{term['term']} term: {_points(value)} ({term['unit']})")
+        lines.append(f"{term['term']} term: {_points(value, few)} ({term['unit']})")
     lines.append(f"{found.verdicts:,} verdicts of {one_line(judge or 'no judge')} on {found.topics} topics")
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
 
 
-def _both(row: dict[str, Any]) -> Iterator[str]:
+def _both(row: dict[str, Any], few: bool) -> Iterator[str]:
     yield str(row["rank"] or "-")
     yield one_line(row["contestant"], 40)
     for value, low, high in (("rating", "low", "high"), ("plain", "plain_low", "plain_high")):
         yield _number(row[value])
-        yield "-" if row[value] is None else f"{_number(row[low])} to {_number(row[high])}"
+        yield "-" if row[value] is None else _interval(row[low], row[high], few)
 
 
 if __name__ == "__main__":

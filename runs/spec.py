@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from runs.files import replace_text
 from runs.records import Opener, Slot
 from runs.schema import VERSION
-from topics.errors import InputError
+from topics.errors import InputError, is_file
 
 NAME = "spec.json"
 
@@ -50,6 +50,12 @@ class Spec(BaseModel):
         return self.model_dump(mode="json", exclude={"endpoints", "judges", "panels", "settings", "version"})
 
     @property
+    def unpriced(self) -> list[str]:
+        """Endpoints of which no price is set: what they took is not known, and not nothing."""
+        prices = ("prompt_price", "cached_price", "completion_price")
+        return [str(endpoint.get("name")) for endpoint in self.endpoints if not any(map(endpoint.get, prices))]
+
+    @property
     def digest(self) -> str:
         """SHA-256 over what decides the debates."""
         return sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()
@@ -65,6 +71,11 @@ class Spec(BaseModel):
         replace_text(folder / NAME, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
+    def beside(cls, folder: Path) -> "Spec | None":
+        """The spec of tables that were read from a folder; None where there is none, as of tables made otherwise."""
+        return cls.read(folder) if is_file(folder / NAME) else None
+
+    @classmethod
     def read(cls, path: Path) -> "Spec":
         """The spec in a run's folder, or in a file by itself; its digest is checked."""
         path = path / NAME if path.is_dir() else path
@@ -76,7 +87,7 @@ class Spec(BaseModel):
                     f"{str(path)!r} has version {body['version']}, newer than {VERSION}; update debate-arena"
                 )
             spec = cls.model_validate(body)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{str(path)!r} cannot be read as the spec of a run: {type(error).__name__}") from None

@@ -8,15 +8,18 @@ the left and AGAINST is indented, so colour adds nothing that is not there witho
 read.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
 
+from runs.costs import paid
+from runs.panels import TRAJECTORY
 from runs.spec import Spec
 from runs.tables import Tables
 from topics import SIDES
-from topics.errors import InputError, near, one_line
+from topics.errors import UNSEEN, InputError, near, one_line
 
 Row = dict[str, Any]
 MOST = 20_000
@@ -64,7 +67,8 @@ def _said(loaded: Tables, debate: Row) -> Iterator[Line]:
     topic = loaded.topics.filter(topic_id=debate["topic_id"]).collect().row(0, named=True)
     yield one_line(topic["motion"], 1000), 0, "title"
     yield one_line(f"FOR {debate['for_contestant']}, AGAINST {debate['against_contestant']}; {debate['status']}"), 0, ""
-    about = f"topic {debate['topic_id']} ({topic['theme']}, {debate['split']}); {debate['opener'].upper()} opens"
+    kind = ", ".join(filter(None, (topic["theme"], debate["split"])))
+    about = f"topic {debate['topic_id']} ({kind}); {debate['opener'].upper()} opens"
     yield one_line(f"debate {debate['debate_id']} on {about}"), 0, "aside"
     turns = _rows(loaded.turns, debate, "turn", "side", "stage", "contestant", "text", "words", "trimmed")
     for turn in sorted(turns, key=lambda turn: int(turn["turn"])):
@@ -101,7 +105,7 @@ def _verdicts(loaded: Tables, debate: Row, judge: str | None) -> Iterator[Line]:
         for member in panels.get(name, ()):
             said = verdicts[member]["winner"] if member in verdicts else "no verdict"
             yield one_line(f"{member}: {said}"), 2, ""
-        if judge or "@" not in name:
+        if judge or not re.search(TRAJECTORY, name):
             for vote in votes:
                 yield from _vote(vote) if vote["judge"] == name else ()
 
@@ -133,12 +137,19 @@ def _vote(vote: Row) -> Iterator[Line]:
 
 
 def _costs(loaded: Tables, debate: Row) -> Iterator[Line]:
-    calls = _rows(loaded.calls, debate, "role", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
+    spec = Spec.beside(loaded.folder)
+    known = loaded.calls.with_columns(paid(spec)) if spec else loaded.calls
+    calls = _rows(known, debate, "role", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
     yield "", 0, ""
-    yield f"cost {sum(call['cost_usd'] for call in calls):.4f} USD, {len(calls)} calls", 0, "title"
+    yield f"cost {_dollars(calls)}, {len(calls)} calls", 0, "title"
     for role in dict.fromkeys(call["role"] for call in calls):
         mine = [call for call in calls if call["role"] == role]
-        yield f"{role}: {len(mine)} calls, {sum(call['cost_usd'] for call in mine):.4f} USD, {_tokens(mine)}", 2, ""
+        yield f"{role}: {len(mine)} calls, {_dollars(mine)}, {_tokens(mine)}", 2, ""
+
+
+def _dollars(calls: Sequence[Row]) -> str:
+    costs = [call["cost_usd"] for call in calls]
+    return "not known, for want of a price" if None in costs else f"{sum(costs):.4f} USD"
 
 
 def _tokens(calls: Sequence[Row]) -> str:
@@ -175,7 +186,8 @@ def _wrapped(line: str, width: int) -> list[str]:
 def _safe(text: str) -> str:
     """A text of somebody's, line by line, for a terminal."""
     more = f" [{MOST:,} of {len(text):,} characters]" if len(text) > MOST else ""
-    lines = ("".join(map(_shape, line.expandtabs(4))) for line in text[:MOST].splitlines())
+    lines = (UNSEEN.sub(_code, line.expandtabs(4)) for line in text[:MOST].splitlines())
+    lines = ("".join(map(_shape, line)) for line in lines)
     return "\n".join(lines) + more
 
 
@@ -183,3 +195,7 @@ def _shape(character: str) -> str:
     if character.isprintable() or character in JOINERS:
         return character
     return " " if character.isspace() else f"<U+{ord(character):04X}>"
+
+
+def _code(found: re.Match[str]) -> str:
+    return f"<U+{ord(found[0]):04X}>"

@@ -42,6 +42,7 @@ from runs.panels import HUMAN, TRAJECTORY
 from runs.ratings import MEAN, POINTS, WINNERS, RatingsError
 from runs.standing import SEATS, Standing, Term, listed, seated, stand
 from runs.statistics import MAY_FAIL, NO_WIDTH, Array, standard_error, t_interval, topic_weights
+from runs.words import longer
 from topics.errors import InputError, near
 
 Frame = pl.DataFrame | pl.LazyFrame
@@ -115,22 +116,15 @@ def controlled(
     """
     if resamples < 0:
         raise ValueError(f"resamples is {resamples}; it must be 0 (no intervals) or more")
-    wanted = ("debate_id", "topic_id", *SEATS, "opener", "status")
-    known = debates.lazy().select(pl.col(*wanted).cast(pl.String)).collect()
-    told = verdicts.lazy().select(pl.col("debate_id", "judge", "winner").cast(pl.String)).collect()
-    members = {panel["name"]: panel["members"] for panel in panels}
-    chosen = _judges(sorted(told["judge"].unique().drop_nulls()), judges, members)
+    known, told = _texts(debates, "debate_id", "topic_id", *SEATS, "opener", "status"), _texts(verdicts, *VERDICT)
+    chosen = _judges(sorted(told["judge"].unique().drop_nulls()), judges, panels)
     heard = _heard(known, told.filter(pl.col("judge").is_in(chosen)), turns if length else None)
     names = sorted(seated(known))
     standing = stand(heard.frame, names, chosen, length)
-    weights_RT = topic_weights(standing.topics, resamples, seed)
-    full = _fitted(standing.terms, standing.rows, weights_RT)
-    shorter = [term for term in standing.terms if term.name != "length"]
-    plain = full if len(shorter) == len(standing.terms) else _fitted(shorter, standing.rows, weights_RT)
-    asked = [("side", None), *[("length", None)] * length, ("opener", None), *(("judge", name) for name in chosen)]
+    full, plain = _with_and_without(standing, topic_weights(standing.topics, resamples, seed))
     return Controlled(
         frame=_frame(standing, names, full, plain),
-        terms=_table(asked, full, heard.words),
+        terms=_table(chosen, length, full, heard.words),
         judges=tuple(chosen),
         topics=standing.topics,
         verdicts=len(standing.rows),
@@ -143,8 +137,16 @@ def controlled(
 # From tables to rows
 
 
-def _judges(known: list[str], named: Sequence[str], members: Mapping[str, Sequence[str]]) -> list[str]:
+VERDICT = ("debate_id", "judge", "winner")
+
+
+def _texts(table: Frame, *columns: str) -> pl.DataFrame:
+    return table.lazy().select(pl.col(columns).cast(pl.String)).collect()
+
+
+def _judges(known: list[str], named: Sequence[str], panels: Iterable[Mapping[str, Any]]) -> list[str]:
     """The judges whose verdicts are taken, in order of name."""
+    members = {panel["name"]: panel["members"] for panel in panels}
     whose = {name: {re.sub(TRAJECTORY, "", one) for one in members.get(name, [name])} for name in {*known, *named}}
     if not named:
         single = [name for name in known if whose[name] == {name}]
@@ -183,9 +185,9 @@ def _heard(debates: pl.DataFrame, verdicts: pl.DataFrame, turns: Frame | None) -
     decided = judged.with_columns(score=score, z=pl.lit(0.0)).drop_nulls("score")
     measured, words = decided, 0.0
     if turns is not None:
-        longer = _longer(turns.lazy(), complete)
-        words = float(longer["longer"].to_numpy().std()) if len(longer) else 0.0
-        measured = decided.join(longer, on="debate_id").with_columns(z=pl.col("longer") / (words or 1.0))
+        apart = longer(complete, turns).collect()
+        words = float(apart["longer"].to_numpy().std()) if len(apart) else 0.0
+        measured = decided.join(apart, on="debate_id").with_columns(z=pl.col("longer") / (words or 1.0))
     counts = {
         "voids": int((debates["status"] == "void").sum()),
         "abstained": int((judged["winner"] == "abstain").sum()),
@@ -205,21 +207,6 @@ def _heard(debates: pl.DataFrame, verdicts: pl.DataFrame, turns: Frame | None) -
     return _Heard(frame=measured.sort("topic_id", "debate_id", "judge"), words=words, counts=counts, notes=notes)
 
 
-def _longer(turns: pl.LazyFrame, complete: pl.DataFrame) -> pl.DataFrame:
-    """By how many words FOR said more, in each complete debate in which both sides' are known."""
-    said = (
-        turns.select("debate_id", "side", pl.col("words").cast(pl.Int64))
-        .join(complete.lazy().select("debate_id"), on="debate_id", how="semi")
-        .group_by("debate_id", "side")
-        .agg(pl.when(pl.col("words").is_not_null().all()).then(pl.col("words").sum()))
-        .drop_nulls("words")
-        .collect()
-    )
-    sides = [said.filter(side=name).select("debate_id", pl.col("words").alias(name)) for name in ("for", "against")]
-    both = sides[0].join(sides[1], on="debate_id")
-    return both.select("debate_id", longer=pl.col("for") - pl.col("against")).sort("debate_id")
-
-
 # From a fit to tables
 
 Key = tuple[str, str | None]
@@ -235,6 +222,13 @@ class _Fitted:
     """Resamples that did not converge."""
     same: bool
     """Some value is the same whatever topics weigh."""
+
+
+def _with_and_without(standing: Standing, weights_RT: Array) -> tuple[_Fitted, _Fitted]:
+    """What everything comes to, and what it does without the length."""
+    full = _fitted(standing.terms, standing.rows, weights_RT)
+    shorter = [term for term in standing.terms if term.name != "length"]
+    return full, full if len(shorter) == len(standing.terms) else _fitted(shorter, standing.rows, weights_RT)
 
 
 def _fitted(terms: list[Term], rows: pl.DataFrame, weights_RT: Array) -> _Fitted:
@@ -286,8 +280,9 @@ def _frame(standing: Standing, names: list[str], full: _Fitted, plain: _Fitted) 
     )
 
 
-def _table(asked: list[Key], full: _Fitted, words: float) -> pl.DataFrame:
+def _table(judges: Sequence[str], length: bool, full: _Fitted, words: float) -> pl.DataFrame:
     """The terms that were asked for; null where one cannot be told."""
+    asked = [("side", None), *[("length", None)] * length, ("opener", None), *(("judge", name) for name in judges)]
     units = {
         "side": "standing on FOR",
         "length": f"each {words:.0f} words more",

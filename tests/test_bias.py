@@ -344,6 +344,33 @@ def test_a_judge_that_decided_nothing_has_no_numbers() -> None:
     assert (x["share"], x["verdicts"], x["undecided"], x["topics"]) == (None, 0, 20, 0)
     both = row(found["agreement"], judge="x", other="y")
     assert (both["agreement"], both["alpha"], both["kappa"], both["debates"]) == (None, None, None, 0)
+    assert both["undecided"] == 20
+    run = league(4)
+    silent = run.verdicts.filter(winner="abstain").collect()["judge"]
+    pairs = audited(run)["agreement"].drop_nulls("judge").select("judge", "other", "undecided")
+    for one, other, undecided in pairs.rows():
+        assert undecided == int(silent.is_in([one, other]).sum()) > 0
+
+
+@pytest.mark.parametrize("name", ["T", "debate_id", "judge", "winner", "me@home"])
+def test_a_judge_may_be_called_like_a_column(name: str) -> None:
+    run = league(8)
+    renamed = run.verdicts.with_columns(pl.col("judge").replace({"x": name}))
+    fields = {field: getattr(run, field) for field in run.__dataclass_fields__}
+    before, after = audited(run)["agreement"], bias(Tables(**fields | {"verdicts": renamed}), spec())["agreement"]
+    numbers = pl.exclude("judge", "other")
+    pairs = [{judge, other} for judge, other in after.select("judge", "other").rows()]
+    for row_ in before.iter_rows(named=True):
+        now = {name if said == "x" else said for said in (row_["judge"], row_["other"])}
+        there = after.select(numbers).row(pairs.index(now), named=True)
+        assert there == pytest.approx({key: row_[key] for key in there})
+
+
+def test_what_a_judge_gives_its_own_has_an_interval() -> None:
+    found = row(audited(league(9))["family"], judge="x")
+    for given in ("share", "others"):
+        assert 0 <= found[f"{given}_low"] < found[given] < found[f"{given}_high"] <= 1
+    assert found["favour"] == pytest.approx(found["share"] - found["others"])
 
 
 @pytest.mark.parametrize(("topics", "few"), [(1, True), (FEW - 1, True), (FEW, False)])

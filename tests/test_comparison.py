@@ -1,6 +1,8 @@
 """Two runs compared: exactly nothing between equal ones, planted differences, the size of p, and hand examples."""
 
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,8 @@ import runs
 from runs.bias import FEW
 from runs.comparison import Comparison, compare, main
 from runs.paired import differences, flips, holm, paired
+from runs.records import Slot
+from runs.spec import Spec
 from runs.statistics import topic_weights
 from runs.tables import Tables
 from topics.errors import InputError
@@ -98,12 +102,18 @@ def test_the_difference_by_hand() -> None:
 
 
 def test_sign_flips_by_counting_them_all() -> None:
-    """Ten topics, each 0.1 to 1 better: none of the 1,024 ways to give signs makes more, and one makes as much."""
-    delta_TQ = np.linspace(0.1, 1, 10)[:, None]
-    found = paired(delta_TQ, np.ones_like(delta_TQ), topic_weights(10, 20_000, 0), flips(10, 20_000, 0))
-    assert found["p_flip"][0] == pytest.approx(1 / 1024, rel=0.5)
-    half = paired(delta_TQ * ([1, -1] * 5)[:1], np.ones_like(delta_TQ), topic_weights(10, 10, 0), flips(10, 10, 0))
-    assert half["p"][0] == 1 / 11, "the least that ten resamples can say"
+    """Ten topics, each 0.1 to 1 better: none of the 1,024 ways to give signs makes more, and one makes as much. Where
+    every second one is worse, or all but two, more of them do."""
+    every = np.array([*product([1, -1], repeat=10)])
+    size = np.linspace(0.1, 1, 10)
+    for sign in (np.ones(10), np.array([-1, 1] * 5), np.array([-1] * 8 + [1, 1])):
+        delta_TQ = (sign * size)[:, None]
+        found = paired(delta_TQ, np.ones_like(delta_TQ), topic_weights(10, 20_000, 0), flips(10, 20_000, 0))
+        share = (every @ size >= (sign * size).sum() - 1e-9).mean()
+        assert found["p_flip"][0] == pytest.approx(share, rel=0.5 if share < 0.01 else 0.05)
+    ten = topic_weights(10, 10, 0), flips(10, 10, 0)
+    assert paired(size[:, None], np.ones((10, 1)), *ten)["p"][0] == 1 / 11, "the least that ten resamples can say"
+    assert paired(-size[:, None], np.ones((10, 1)), *ten)["p"][0] == 1
 
 
 # Laws
@@ -249,6 +259,118 @@ def test_topics_that_were_changed_are_left_out_and_told() -> None:
     assert "the splits differ: 'train' in A, 'test' in B" in found.notes
 
 
+def test_one_of_a_may_be_compared_with_several_of_b() -> None:
+    rng = np.random.default_rng(7)
+    one = run_of(played(rng, 0.4, who="base"))
+    two = run_of(pl.concat([played(rng, 0.4, who="one"), played(rng, 0.6, who="two")]))
+    found = compare(one, two, pairs=[("base", "one"), ("base", "two"), ("base", "one")]).frame
+    assert found.select("a", "b").rows() == [("base", "one"), ("base", "two")]
+    assert found["p_holm"].to_list() == pytest.approx(holm(found["p"].to_list())) and max(found["p_holm"]) > 0
+    alone = compare(one, two, pairs={"base": "two"}).frame.row(0, named=True)
+    assert found.row(1, named=True) | {"p_holm": None} == alone | {"p_holm": None}
+    assert found["p_holm"][1] == pytest.approx(2 * alone["p_holm"]), "there are two to correct for"
+
+
+# What else is not the same
+
+
+def test_void_debates_are_told_with_whose_they_are() -> None:
+    """Two runs of the same strength, but in B whatever `me` would have lost came to no end: it looks better, and the
+    notes say why."""
+    rng = np.random.default_rng(8)
+    before, frame = (pl.concat([played(rng, 0.5), played(rng, 0.5, who="you")]) for _ in range(2))
+    lost = (pl.col("for_contestant") == "me") == (pl.col("winner") == "against")
+    mine = (pl.col("for_contestant") == "me") | (pl.col("against_contestant") == "me")
+    one, two = run_of(before), run_of(frame)
+    void = pl.when(lost & mine).then(pl.lit("void")).otherwise(pl.lit("complete"))
+    debates = two.debates.collect().with_columns(frame.select(status=void))
+    n = len(debates.filter(status="void"))
+    found = compare(one, Tables(**{**vars(two), "debates": debates.lazy()}), contestants=["me", "you"])
+    assert me(found)["score_b"] == 1 and me(found)["p"] < 0.01 and 0 < n < 120
+    told = f"left out, being void, and so nobody's loss: {n} of 240 debates of B; {n} of 120 of 'me'"
+    assert told in found.notes and not any("debates of A" in note for note in found.notes)
+    yours = compare(Tables(**{**vars(two), "debates": debates.lazy()}), one, contestants=["you"])
+    assert (
+        f"left out, being void, and so nobody's loss: {n} of 240 debates of A; none of who is compared" in yours.notes
+    )
+
+
+def test_complete_debates_that_the_judge_did_not_decide_are_told() -> None:
+    frame = played(np.random.default_rng(9), 0.5)
+    silent = frame.with_columns(winner=pl.when(pl.int_range(pl.len()) < 7).then(pl.lit("abstain")).otherwise("winner"))
+    gone = run_of(frame)
+    fewer = Tables(**{**vars(gone), "verdicts": gone.verdicts.head(115)})
+    notes = compare(run_of(silent), fewer, contestants=["me"]).notes
+    assert "7 complete debates of A without a verdict of 'gpt' that decides, and left out" in notes
+    assert "5 complete debates of B without a verdict of 'gpt' that decides, and left out" in notes
+
+
+GPT = {"name": "gpt", "kind": "llm", "endpoint": "api", "model": "m", "orders": ["for_first"], "samples": 1}
+QWEN = GPT | {"name": "qwen"}
+BENCH = {"name": "bench", "members": ["gpt", "qwen"], "quorum": None, "related": "leave_out"}
+X = {"name": "x", "kind": "endpoint", "endpoint": "vllm", "model": "base", "temperature": None}
+SERVER = {"name": "vllm", "kind": "vllm", "base_url": [], "model": "base"}
+
+
+def notes_of(tmp_path: Path, judge: str = "gpt", **other: Any) -> list[str]:
+    """What is told of two runs with the same debates, whose specs differ in `other`."""
+    slot = Slot(turn=1, side="for", stage="opening", words=9, instruction="")
+    played_ = {"format": (slot,), "opener": "for", "contestants": (X,), "endpoints": (SERVER,)}
+    played_ |= {"judges": (GPT, QWEN), "panels": (BENCH,)}
+    told = []
+    frame = played(np.random.default_rng(10), 0.5)
+    for name, also in (("a", {}), ("b", other)):
+        (folder := tmp_path / name).mkdir(exist_ok=True)
+        spec = {"seed": 0, "topics": {}, "matches": None, "replicates": 1} | played_ | also
+        Spec.model_validate(spec).save(folder)
+        told.append(Tables(**{**vars(run_of(frame, judge=judge)), "folder": folder}))
+    return list(compare(*told, judge=judge, contestants=["me"]).notes)
+
+
+JUDGES, OTHERS = ("judges that are not the same", "opponents that are not the same")
+
+
+@pytest.mark.parametrize(
+    ("judge", "other", "told"),
+    [
+        ("gpt", {}, None),
+        ("gpt", {"format": ()}, "the runs differ in format"),
+        ("gpt", {"format": (), "opener": "alternate"}, "the runs differ in format and opener"),
+        ("gpt", {"judges": (GPT | {"orders": ["for_first", "against_first"], "samples": 3}, QWEN)}, JUDGES),
+        ("gpt", {"judges": (GPT | {"model": "n"}, QWEN)}, f"{JUDGES} in both runs, under one name: 'gpt'"),
+        ("gpt@4", {"judges": (GPT | {"model": "n"}, QWEN)}, f"{JUDGES} in both runs, under one name: 'gpt'"),
+        ("gpt", {"judges": (GPT | {"family": "g", "lineage": "l", "trajectory": True}, QWEN)}, None),
+        ("gpt", {"judges": (GPT, QWEN | {"model": "n"})}, None),
+        ("bench", {"judges": (GPT, QWEN | {"model": "n"})}, f"{JUDGES} in both runs, under one name: 'qwen'"),
+        ("bench", {"panels": (BENCH | {"quorum": 2},)}, f"{JUDGES} in both runs, under one name: 'bench'"),
+        ("gpt", {"panels": (BENCH | {"quorum": 2},)}, None),
+        ("gpt", {"contestants": (X | {"temperature": 1.0},)}, f"{OTHERS} in both runs, under one name: 'x'"),
+        ("gpt", {"endpoints": (SERVER | {"model": "tuned"},)}, f"{OTHERS} in both runs, under one name: 'x'"),
+        ("gpt", {"contestants": (X, {"name": "me", "kind": "simulated"})}, None),
+    ],
+)
+def test_what_was_played_or_judged_otherwise_is_told(
+    judge: str, other: dict[str, Any], told: str | None, tmp_path: Path
+) -> None:
+    notes = notes_of(tmp_path, judge, **other)
+    assert len(notes) == (told is not None) and all(note.startswith(told or "") for note in notes)
+
+
+def test_a_trajectory_is_a_judge_only_where_it_is_named() -> None:
+    one, two = (run_of(played(np.random.default_rng(seed), 0.5)) for seed in (11, 12))
+    part = [
+        Tables(**{**vars(run), "verdicts": pl.concat([run.verdicts, more])})
+        for run, more in (
+            (run, run.verdicts.with_columns(judge=pl.lit("gpt@4"), winner=pl.lit("for"))) for run in (one, two)
+        )
+    ]
+    assert compare(*part, contestants=["me"]).judge == "gpt"
+    assert compare(*part, contestants=["me"]).frame.equals(compare(one, two, contestants=["me"]).frame)
+    assert me(compare(*part, judge="gpt@4", contestants=["me"]))["delta"] == 0
+    home = [Tables(**{**vars(run), "verdicts": run.verdicts.with_columns(judge=pl.lit("me@home"))}) for run in part]
+    assert compare(*home, contestants=["me"]).judge == "me@home"
+
+
 # The command
 
 
@@ -272,6 +394,9 @@ def test_the_command_finds_who_became_stronger(play: Play, tmp_path: Path, capsy
     assert main([*map(str, folders), "--pairs", "me=me", "--contestants", "oak"]) == 0
     noted = capsys.readouterr().out
     assert "note: opponents that are not the same in both runs, under one name: 'me'" in noted
+    assert main([*map(str, folders), "--pairs", "me=me,me=oak"]) == 0
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert rows == [["me", "me"], ["me", "oak"]]
     line = refused(capsys, folders[0], folders[1], "--judge", "rulez", command=main)
     assert line == "error: judge 'rulez' has no verdicts in both runs; expected one of 'rules'; did you mean 'rules'?"
     line = refused(capsys, *folders, "--pairs", "me=me,oak", command=main)

@@ -20,7 +20,15 @@ from topics import Side
 PRICES = "prompt_price = 1.0\ncached_price = 0.1\ncompletion_price = 10.0"
 
 
-def spec(judges: tuple[dict[str, Any], ...] = (), panels: tuple[dict[str, Any], ...] = ()) -> Spec:
+API = {"name": "api", "prompt_price": 0.0, "cached_price": None, "completion_price": 0.0}
+"""An endpoint of which nobody said what it costs."""
+
+
+def spec(
+    judges: tuple[dict[str, Any], ...] = (),
+    panels: tuple[dict[str, Any], ...] = (),
+    endpoints: tuple[dict[str, Any], ...] = (),
+) -> Spec:
     sides: tuple[Side, ...] = ("for", "against")
     return Spec(
         seed=0,
@@ -34,6 +42,7 @@ def spec(judges: tuple[dict[str, Any], ...] = (), panels: tuple[dict[str, Any], 
         contestants=(),
         judges=judges,
         panels=panels,
+        endpoints=endpoints,
     )
 
 
@@ -126,6 +135,7 @@ def test_what_a_win_costs_by_hand() -> None:
     late = one(found, judge="new", contestant="a")
     assert late["wins"] == 0 and late["cost_per_win"] is None, "no win, no price of one"
     assert late["cost_usd"] == 1 + 10, "what a judge has not decided is not on its bill"
+    assert (a["topics"], late["topics"]) == (3, 2), "topics on which nothing was won are paid for too"
 
 
 def test_what_nobody_counted_is_not_nought() -> None:
@@ -136,6 +146,65 @@ def test_what_nobody_counted_is_not_nought() -> None:
     assert a["prompt_tokens"] is None and a["cached_share"] is None and a["counted"] == 0 and a["calls"] == 1
     assert one(per_win(run, spec()), contestant="a")["tokens_per_win"] is None
     assert one(per_win(run, spec()), contestant="b")["tokens_per_win"] == 220
+
+
+def test_tokens_of_a_win_are_all_of_them_or_none() -> None:
+    """Two wins at 110 tokens each: 110 a win, and not 55 where those of one are not known."""
+    said = [("d1", "gpt", "for", None), ("d2", "gpt", "against", None)]
+    whole = [call("d1", 1, turn=1), call("d2", 1, turn=1), call("d2", 1, turn=2)]
+    assert one(per_win(tables(whole, said), spec()), contestant="a")["tokens_per_win"] == 110
+    for name in ("prompt_tokens", "completion_tokens"):
+        half = [call("d1", 1, turn=1), call("d2", 1, turn=1, **{name: None}), call("d2", 1, turn=2)]
+        found = one(per_win(tables(half, said), spec()), contestant="a")
+        assert found["tokens_per_win"] is None and found["cost_per_win"] == 1
+
+
+def test_a_cost_that_nobody_knows_is_not_nought() -> None:
+    """At an endpoint without a price what nobody paid for is unknown, and whatever it is a part of; what is simulated
+    or local costs nothing, and what was paid before the price was taken away was paid."""
+    calls = [call("d1", 0, turn=1), call("d1", 0, turn=2, endpoint="simulated"), call("d2", 0, turn=1)]
+    calls += [call("d2", 0, turn=2, endpoint="local"), call("d2", 0, role="audit", endpoint="priced", model="w")]
+    calls += [
+        call("d1", 2, role="judge", call_id="gd1", model="g"),
+        call("d2", 0, role="judge", call_id="gd2", model="g"),
+    ]
+    calls += [
+        call("d1", 3, role="judge", call_id="hd1", model="h"),
+        call("d2", 4, role="judge", call_id="hd2", model="h"),
+    ]
+    said = [(d, j, "for", f"{j}{d}") for j in "gh" for d in ("d1", "d2")] + [("d1", "bench", "for", None)]
+    run, panels = tables(calls, said), ({"name": "bench", "members": ["g", "h"]},)
+    priced = {"name": "priced", "prompt_price": 0, "cached_price": None, "completion_price": 1.0}
+    stored = spec(panels=panels, endpoints=(API, priced))
+    assert stored.unpriced == ["api"]
+    found = spent(run, stored)
+    a, b, g, h = (one(found, name=name) for name in ("a", "b", "g", "h"))
+    for row, cost in ((a, None), (b, 0), (g, None), (h, 7), (one(found, kind="audit"), 0)):
+        assert row["cost_usd"] == cost and row["cost_per_debate"] == (None if cost is None else cost / row["debates"])
+    assert a["topics"] == 2 and a["prompt_tokens"] == 200, "what is known stays"
+    won = per_win(run, stored, "h")
+    assert won["cost_usd"].to_list() == won["cost_per_win"].to_list() == [None, 0]
+    assert won["tokens_per_win"].to_list() == [220, 220]
+    given = per_verdict(run, stored)
+    assert [one(given, judge=name)["cost_usd"] for name in ("g", "h", "bench")] == [None, 7, None]
+    assert [one(given, judge=name)["cost_per_verdict"] for name in ("g", "h", "bench")] == [None, 3.5, None]
+    known = spent(run, spec(panels=panels, endpoints=(priced,)))
+    assert one(known, name="a")["cost_usd"] == one(known, name="a")["cost_per_debate"] == 0
+    alone = tables([call("d1", 0, turn=1, endpoint="simulated"), call("d2", 0, turn=1, endpoint="simulated")], said)
+    free = per_win(alone, stored, "h")
+    assert one(free, contestant="a")["cost_per_win"] == one(free, contestant="a")["cost_usd"] == 0
+    assert one(free, contestant="b")["cost_per_win"] is one(free, contestant="b")["cost_usd"] is None, "asked nobody"
+
+
+def test_a_trajectory_is_paid_for_apart_and_wins_nothing() -> None:
+    calls = [call("d1", usd, role="judge", call_id=name, model="g") for name, usd in (("g", 1), ("g2", 2), ("at", 4))]
+    calls += [call("d1", 8, turn=1)]
+    said = [("d1", "g", "for", "g"), ("d1", "g@2", "against", "g2"), ("d1", "g@home", "for", "at")]
+    run = tables(calls, said)
+    assert [one(spent(run, spec()), name=name)["cost_usd"] for name in ("g", "g@2", "g@home")] == [1, 2, 4]
+    given = per_verdict(run, spec(panels=({"name": "bench", "members": ["g", "g@home"]},)))
+    assert [one(given, judge=name)["cost_usd"] for name in ("g", "g@2", "g@home", "bench")] == [1, 2, 4, 5]
+    assert set(per_win(run, spec())["judge"]) == {"g", "g@home"}
 
 
 def test_what_a_verdict_costs_by_hand() -> None:

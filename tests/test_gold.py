@@ -9,6 +9,9 @@ import pytest
 
 from runs.bias import FEW
 from runs.gold import correct, judges, people, win_rates
+from runs.panels import Panel
+from runs.records import Verdict, Winner
+from runs.spec import Spec
 from runs.tables import Tables
 
 NAMES = ("a", "b", "c", "d")
@@ -163,3 +166,52 @@ def test_a_corrected_rate_is_one() -> None:
     found = win_rates(run_of(rows_of(*gpt), {"human:ann": human, "gpt": gpt}))
     assert one(found, contestant="a")["corrected"] == one(found, contestant="a")["corrected_high"] == 1
     assert one(found, contestant="b")["corrected"] == one(found, contestant="b")["corrected_low"] == 0
+
+
+def test_a_panel_is_not_held_beside_its_own_member(tmp_path: Path) -> None:
+    """`bench` is of two judges that are right in 70 % and of ann, who is right: where she voted it looks better than it
+    is anywhere else. `twain`, without her, is held beside her like any judge."""
+    run, true = planted(np.random.default_rng(8), 0.7, 0.7, topics=200, voted=0.25)
+    said = run.verdicts.collect().pivot("judge", index="debate_id", values="winner")
+    rng = np.random.default_rng(9)
+    twist = {"for": "against", "against": "for"}
+    other = [w if rng.random() < 0.7 else twist[w] for w in said["gpt"]]
+    panel = Panel(name="bench", members=("gpt", "qwen", "human:ann"))
+
+    def bench(*winners: Winner | None) -> Winner:
+        heard = [
+            Verdict(debate_id="", judge=str(i), winner=w, margin=0.0, consistent=True, votes=1)
+            for i, w in enumerate(winners)
+            if w is not None
+        ]
+        return panel.decide("", heard).winner
+
+    decided = [bench(*row) for row in zip(said["gpt"], other, said["human:ann"], strict=True)]
+    more = [said.select("debate_id", judge=pl.lit("bench"), winner=pl.Series(decided))]
+    more += [said.select("debate_id", judge=pl.lit("twain"), winner=pl.Series(said["gpt"]))]
+    mixed = Tables(**{**vars(run), "verdicts": pl.concat([run.verdicts, *(part.lazy() for part in more)])})
+    panels = [panel.model_dump(), Panel(name="twain", members=("gpt", "qwen")).model_dump()]
+    assert set(judges(mixed, panels=panels)["judge"]) == {"gpt", "twain"}
+    found = win_rates(mixed, panels=panels)
+    barred = found.filter(judge="bench")
+    assert barred["corrected"].null_count() == barred["corrected_low"].null_count() == len(barred) == 4
+    assert barred["win_rate"].null_count() == 0 and set(barred["why"]) == {
+        "persons are on the panel itself: 'human:ann'"
+    }
+    assert found.filter(judge="twain").drop("judge").equals(found.filter(judge="gpt").drop("judge"), null_equal=True)
+    unbarred = one(win_rates(mixed, "bench"), contestant="a")
+    assert abs(float(str(unbarred["corrected"])) - true["a"]) > 0.05, "tables alone do not say who is a member"
+    spec = Spec(seed=0, topics={}, format=(), opener="for", matches=None, replicates=1, contestants=(), panels=panels)
+    spec.save(tmp_path)
+    there = Tables(**{**vars(mixed), "folder": tmp_path})
+    assert win_rates(there).equals(found, null_equal=True), "the spec of the run does"
+    assert set(judges(there)["judge"]) == {"gpt", "twain"}
+
+
+def test_a_trajectory_is_no_judge_of_whole_debates() -> None:
+    run, _ = planted(np.random.default_rng(10), 0.8, 0.9)
+    part = run.verdicts.filter(judge="gpt").with_columns(judge=pl.lit("gpt@4"), winner=pl.lit("for"))
+    home = run.verdicts.filter(judge="gpt").with_columns(judge=pl.lit("gpt@home"))
+    more = Tables(**{**vars(run), "verdicts": pl.concat([run.verdicts, part, home])})
+    assert set(judges(more)["judge"]) == {"gpt", "gpt@home"} == set(win_rates(more)["judge"])
+    assert win_rates(more).filter(judge="gpt").equals(win_rates(run), null_equal=True)

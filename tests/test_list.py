@@ -33,7 +33,10 @@ HOSTILE = "\x1b[31mred\x1b[0m \u202eevil\u2066 \r\nrow\x07 \u200f\u061c"
 def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed run with void debates, in a folder of runs of its own."""
     out = tmp_path_factory.mktemp("runs")
-    entries = roster(out / "r.toml", "sure, strength = 0.5", "shaky, strength = 0.5, fails = 0.05")
+    trajectory = '[[judges]]\nname = "rules"\nkind = "rules"\ntrajectory = true\n'
+    entries = roster(
+        out / "r.toml", "sure, strength = 0.5", "shaky, strength = 0.5, fails = 0.05", judges=f"\n{trajectory}"
+    )
     return run(Played(roster=entries, limit=20, judges=["rules", "scripted"], out=out)).folder
 
 
@@ -65,7 +68,8 @@ def test_what_is_counted_is_what_the_tables_hold(played: Path) -> None:
     assert (seen.state, seen.debates, seen.owed) == ("sealed", 20, 0)
     assert seen.complete == len(debates.filter(status="complete")) and 0 < seen.void < 20
     assert seen.splits == {"train": debates["topic_id"].n_unique()}
-    assert (seen.contestants, seen.judges) == (("shaky", "sure"), ("rules", "scripted"))
+    assert {"rules", "rules@2"} < {*held_by.verdicts.collect()["judge"]}
+    assert (seen.contestants, seen.judges) == (("shaky", "sure"), ("rules", "scripted")), "a trajectory's is no other"
     assert seen.size == sum(path.stat().st_size for path in played.iterdir())
 
 
@@ -82,6 +86,33 @@ def test_a_journal_and_its_tables_say_the_same(copy: Path) -> None:
     same = ("debates", "complete", "void", "splits", "contestants", "judges", "cost_usd")
     assert live.state == "stopped"
     assert [getattr(live, name) for name in same] == [getattr(sealed, name) for name in same]
+
+
+def test_what_has_no_price_has_no_cost(copy: Path) -> None:
+    """Sealed and live: null where a call was at an endpoint without a price, and has none of its own."""
+    free = {"name": "free", "prompt_price": 0.0, "cached_price": None, "completion_price": 0.0}
+    Spec.read(copy).model_copy(update={"endpoints": (free, free | {"name": "dear", "completion_price": 1.0})}).save(
+        copy
+    )
+
+    def seen(*changes: str) -> list[float | None]:
+        connection = sqlite3.connect(copy / "journal.db")
+        for change in changes:
+            connection.execute(f"UPDATE calls SET {change}")
+        connection.commit()
+        connection.close()
+        runs.tables.seal(copy)
+        costs = [entry(copy).cost_usd]
+        assert ("  -  " in report(Settings(out=copy.parent)).splitlines()[1]) == (costs[0] is None)
+        (copy / "manifest.json").unlink()
+        return [*costs, entry(copy).cost_usd]
+
+    assert seen() == [0, 0], "what is simulated costs nothing"
+    assert seen("endpoint = 'dear'") == [0, 0]
+    assert seen("endpoint = 'free' WHERE turn = 1") == [None, None]
+    assert seen("cost_usd = 0.5 WHERE turn = 2") == [None, None]
+    paid = seen("cost_usd = 0.25 WHERE turn = 1")
+    assert paid[0] == paid[1] and paid[0] is not None and paid[0] > 1, "it was paid while there was a price"
 
 
 def test_what_did_not_end_is_owed(copy: Path) -> None:
@@ -168,6 +199,7 @@ def test_what_cannot_be_read_is_told_and_hides_nothing(played: Path, tmp_path: P
     out = tmp_path / "out"
     copies = {name: Path(shutil.copytree(played, out / name)) for name in ("1-good", *BROKEN)}
     (copies["2-spec"] / "spec.json").write_text("{")
+    (copies["9-deep"] / "spec.json").write_text("[" * 200_000)
     (copies["3-manifest"] / "manifest.json").write_text("[]")
     (copies["4-table"] / "debates.parquet").unlink()
     table = copies["5-bytes"] / "debates.parquet"
@@ -179,7 +211,7 @@ def test_what_cannot_be_read_is_told_and_hides_nothing(played: Path, tmp_path: P
     connection = sqlite3.connect(copies["8-newer"] / "journal.db")
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    (out / "9-no-run").mkdir()
+    (out / "no-run").mkdir()
     lines = report(Settings(out=out)).splitlines()
     assert lines[1].startswith("1-good") and lines[-1].startswith("next:  ")
     told = {line.split(": ")[1]: line.split(": ", 2)[2] for line in lines if line.startswith("cannot be read: ")}
@@ -195,6 +227,7 @@ BROKEN = {
     "6-journal": "cannot be read as a journal",
     "7-no-journal": "holds no journal.db",
     "8-newer": "newer than",
+    "9-deep": "cannot be read as the spec of a run: RecursionError",
 }
 
 

@@ -12,10 +12,13 @@ from conftest import Play
 import runs
 from runs.bias import FEW
 from runs.pairings import lengths, strata, swaps, win_matrix
+from runs.panels import Kin
 from runs.ratings import leaderboard
+from runs.records import Match
 from runs.shares import shares
 from runs.statistics import rate
 from runs.tables import Tables
+from runs.words import longer
 from topics.errors import InputError
 
 Row = tuple[str, str, str, str]
@@ -94,6 +97,32 @@ def test_an_amount_scales_with_its_unit_and_has_no_bound_below_zero() -> None:
     assert one(shares(rare, ["who"], {"x": pl.col("usd")}, bounded=False), who="a")["x_low"] == 0
 
 
+def test_what_is_not_known_has_no_part_in_a_share() -> None:
+    """On 12 topics it is known half of the time, and then so in 2 of 3; elsewhere never, or on too few topics."""
+    known = {"a": [True, True, False, None, None, None] * 12, "b": [None] * 72, "c": [True] * 9 + [None] * 63}
+    rows = pl.DataFrame(
+        [(f"t{i // 6:02}", who, x, 5.0) for who, values in known.items() for i, x in enumerate(values)],
+        schema={"topic_id": pl.String, "who": pl.String, "so": pl.Boolean, "all": pl.Float64},
+        orient="row",
+    )
+    found = shares(rows, ["who"], {"so": pl.col("so")})
+    a, b, c = (one(found, who=who) for who in known)
+    alone = one(shares(rows.drop_nulls(), ["who"], {"so": pl.col("so")}), who="a")
+    assert a == pytest.approx(alone) and a["so"] == pytest.approx(2 / 3) and a["topics"] == 12
+    assert b["so"] is None and b["so_low"] is None and b["topics"] == 0 and b["few_topics"]
+    assert c["so"] == 1 and c["topics"] == 2 and c["so_low"] is None and c["few_topics"]
+    both = shares(rows, ["who"], {"so": pl.col("so"), "all": pl.col("all") / 5})
+    assert one(both, who="c")["so_low"] is None and one(both, who="c")["all_low"] > 0.5, (
+        "each part has topics of its own"
+    )
+    assert one(both, who="c")["topics"] == 12 and not one(both, who="b")["few_topics"]
+    amount = shares(rows, ["who"], {"so": pl.col("so").cast(pl.Float64)}, bounded=False)
+    assert one(amount, who="a")["so"] == pytest.approx(2 / 3) and one(amount, who="b")["so"] is None
+    assert one(amount, who="c")["topics"] == 2
+    bare = shares(rows, ["who"], {"all": pl.col("all")}, pl.col("so").cast(pl.Float64))
+    assert one(bare, who="b")["all"] is None, "nor where the whole is not known"
+
+
 # The win matrix
 
 
@@ -152,6 +181,35 @@ def test_judges_come_apart_and_one_that_is_unknown_is_named() -> None:
     assert found.filter(judge="qwen").drop("judge").equals(matrix(two_run).drop("judge"))
     with pytest.raises(InputError, match=r"no verdict of judge 'gtp'.*did you mean 'gpt'"):
         win_matrix(one_run.debates, verdicts, "gtp")
+
+
+def test_who_bears_an_at_is_no_trajectory() -> None:
+    mine, mine_at_home = run_of(random_rows(0), judge="me"), run_of(random_rows(1), judge="me@home")
+    both = pl.concat([mine.verdicts, mine_at_home.verdicts])
+    assert set(win_matrix(mine.debates, both)["judge"]) == {"me", "me@home"}
+    kin = Kin([{"name": "me", "family": "x"}, {"name": "me@home"}], [{"name": "a", "family": "x"}])
+    match = Match(
+        debate_id="d",
+        match=0,
+        topic_id="t",
+        for_contestant="a",
+        against_contestant="b",
+        opener="for",
+        replicate=0,
+        seed=0,
+    )
+    assert [kin.related(judge, match) for judge in ("me", "me@4", "me@home")] == [True, True, False]
+
+
+def test_what_is_said_of_a_debate_that_is_not_complete_does_not_count() -> None:
+    rows, words = random_rows(3), [7] * len(random_rows(3))
+    rest: list[Row] = [("t00", "a", "b", "for"), ("t01", "b", "a", "against"), ("t02", "a", "c", "for")]
+    status = ["complete"] * len(rows) + ["void", "void", "open"]
+    run, more = run_of(rows, longer=words), run_of(rows + rest, longer=[*words, 900, -900, 50], status=status)
+    assert matrix(run).equals(matrix(more), null_equal=True)
+    assert strata(run).equals(strata(more), null_equal=True)
+    assert swaps(run.debates, run.verdicts).equals(swaps(more.debates, more.verdicts), null_equal=True)
+    assert lengths(run).equals(lengths(more), null_equal=True)
 
 
 # Strata
@@ -259,3 +317,18 @@ def test_to_exchange_the_sides_changes_no_bin() -> None:
     assert found.equals(lengths(run_of(swapped, longer=[-x for x in longer]), bins=3), null_equal=True)
     assert found["words_from"].min() >= 1, "debates in which both said as much are in no bin"
     assert len(lengths(run_of(rows, longer=[5, -5] * (len(rows) // 2) + [5] * (len(rows) % 2)))) == 1, "one difference"
+
+
+def test_who_said_more_is_known_only_where_all_that_was_said_is() -> None:
+    """A complete debate with a turn of unknown length, one with a side that is silent, and void ones are left out."""
+    rows: list[Row] = [("t1", "a", "b", "for")] * 6
+    status = ["complete"] * 4 + ["void", "open"]
+    run = run_of(rows, longer=[10, -20, 30, 40, 50, 60], status=status)
+    unknown = pl.when((pl.col("debate_id") != "d00002") | (pl.col("side") == "for")).then("words")
+    turns = run.turns.with_columns(words=unknown)
+    turns = pl.concat([turns, turns.filter(debate_id="d00002", side="against").with_columns(words=pl.lit(5, pl.Int32))])
+    turns = turns.filter((pl.col("debate_id") != "d00003") | (pl.col("side") == "for"))
+    said = longer(run.debates, turns).collect()
+    assert said.rows() == [("d00000", 10), ("d00001", -20)]
+    found = lengths(Tables(**{**vars(run), "turns": turns}), bins=2)
+    assert found["words"].to_list() == [10, 20] and found["win_rate"].to_list() == [1, 0]

@@ -1,10 +1,12 @@
 """The report: everything in its place, the figures those of the tables, and strangers' text as text."""
 
 import asyncio
+import itertools
 import re
 import resource
+import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -17,8 +19,12 @@ from conftest import Play, refused
 from markdown_it import MarkdownIt
 
 import runs
-from runs import Run, cards, gold, tables
-from runs.markup import number, percent
+from runs import Run, cards, costs, gold, tables
+from runs.ballots import cast, reseal, vote_of
+from runs.bias import FEW, bias
+from runs.list import ASIDE
+from runs.markup import number, percent, plain, speech
+from runs.pairings import swaps
 from runs.ratings import leaderboard
 from runs.records import (
     Call,
@@ -35,14 +41,15 @@ from runs.records import (
     Vote,
     Winner,
 )
-from runs.report import charts, scrutiny
+from runs.report import charts, scrutiny, standings
 from runs.report.__main__ import main
-from runs.report.chapters import CHAPTERS
+from runs.report.chapters import CHAPTERS, Chapter, overview
 from runs.report.page import html, markdown, md
-from runs.report.reading import Note, Reading, Table, usd
-from runs.report.samples import choose
+from runs.report.reading import Note, Parts, Reading, Table, usd
+from runs.report.samples import choose, read
 from runs.spec import Spec
 from topics import SIDES, Topic
+from topics.errors import one_line
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -126,8 +133,14 @@ def made(
     sealed: bool = True,
     theme: str = "law",
     motion: str = "Roses are better than violets.",
+    seats: Sequence[tuple[str, str]] = (),
+    trajectories: Sequence[str] = (),
+    void_judged: bool = False,
 ) -> Path:
-    """A run of every two contestants on both sides, made by hand: verdicts by turns, `text` everywhere."""
+    """A run of every two contestants (or of `seats`) on both sides, made by hand: verdicts by turns, `text` everywhere.
+
+    A person votes on two debates of three; what `trajectories` say, nobody else does.
+    """
     known = [Topic(topic_id=f"t{i}", motion=motion, theme=theme, question_type="policy") for i in range(topics)]
     slots = tuple(
         Slot(turn=i + 1, side=SIDES[i % 2], stage="opening" if i < 2 else "closing", words=50, instruction="Speak.")
@@ -142,11 +155,12 @@ def made(
         replicates=1,
         contestants=tuple({"name": name, "family": name} for name in names),
         judges=tuple(
-            {"name": name, "kind": "llm", "family": names[0], "endpoint": "e", "model": name} for name in judges
+            {"name": name, "kind": "llm", "family": names[n % len(names)], "endpoint": "e", "model": name}
+            for n, name in enumerate(judges)
         ),
         panels=({"name": "bench", "members": [*judges]},) if panel else (),
     )
-    seats = [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
+    seats = seats or [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
     seats = [seat for pair in seats for seat in (pair, pair[::-1])]
     records: list[Record] = []
     with Run.create(spec, known, out) as run:
@@ -162,11 +176,15 @@ def made(
             records += _spoken(match, slots, text, n, whole=state == "complete")
             if state == "void":
                 records.append(_failure(match, text[n % len(text)]))
-            else:
+            if state == "complete" or void_judged:
                 for place, judge in enumerate(judges):
-                    records += _judged(match, judge, winners[(n * (place + 1)) % len(winners)], text[n % len(text)])
+                    if not judge.startswith("human:") or n % 3:
+                        winner = winners[(n * (place + 1)) % len(winners)]
+                        records += _judged(match, judge, winner, text[n % len(text)], related=one == names[0])
                 if panel:
                     records.append(_verdict(match, "bench", winners[n % len(winners)], len(judges)))
+            for judge in trajectories:
+                records += _judged(match, judge, "abstain" if n % 2 else "for", "READ IN PART")
         asyncio.run(run.journal.write(*records))
         if sealed:
             run.seal()
@@ -191,7 +209,7 @@ def _spoken(match: Match, slots: Sequence[Slot], text: Sequence[str], n: int, *,
     return records
 
 
-def _judged(match: Match, judge: str, winner: Winner, text: str) -> list[Record]:
+def _judged(match: Match, judge: str, winner: Winner, text: str, *, related: bool = False) -> list[Record]:
     vote = Vote(
         **{"debate_id": match.debate_id, "judge": judge, "order": "for_first", "sample": 0, "winner": winner},
         confidence=0.7,
@@ -199,14 +217,13 @@ def _judged(match: Match, judge: str, winner: Winner, text: str) -> list[Record]
         rationale=text,
         quotes=(Quote(turn=1, side="for", text=text), Quote(turn=2, side="against", text="Violets are blue")),
     )
-    return [vote, _verdict(match, judge, winner, 1)]
+    return [vote, _verdict(match, judge, winner, 1, related=related)]
 
 
-def _verdict(match: Match, judge: str, winner: Winner, votes: int) -> Verdict:
+def _verdict(match: Match, judge: str, winner: Winner, votes: int, *, related: bool = False) -> Verdict:
     margin = {"for": 1.0, "against": -1.0, "tie": 0.0}.get(winner)
-    return Verdict(
-        debate_id=match.debate_id, judge=judge, winner=winner, margin=margin, consistent=winner != "tie", votes=votes
-    )
+    about: dict[str, Any] = {"margin": margin, "consistent": winner != "tie", "votes": votes, "related": related}
+    return Verdict(debate_id=match.debate_id, judge=judge, winner=winner, **about)
 
 
 def _failure(match: Match, text: str) -> Failure:
@@ -219,8 +236,10 @@ def _failure(match: Match, text: str) -> Failure:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three contestants and three judges who are a panel; three debates are void."""
-    return made(tmp_path_factory.mktemp("made"), names=["a|b", "*c*", "<d>"], void=[3, 7, 8])
+    """A run of three contestants and three judges who are a panel; one of them reads first turns too. Three debates
+    are void, and were judged all the same."""
+    more: dict[str, Any] = {"trajectories": ["x@2"], "void_judged": True}
+    return made(tmp_path_factory.mktemp("made"), names=["a|b", "*c*", "<d>"], void=[3, 7, 8], **more)
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +314,83 @@ def test_the_figures_are_those_of_the_leaderboard(folder: Path, source: str) -> 
     assert all(note in page.text for note in board.notes)
 
 
+Shown = Callable[[dict[str, Any]], str]
+
+
+def share_of(column: str) -> Shown:
+    """A share in per cent with its bounds, as a cell has it."""
+    return lambda row: percent(row[column]) + bounds(row, column, lambda value: number(100 * value, 1))
+
+
+def amount_of(column: str, shown: Callable[[float], str]) -> Shown:
+    return lambda row: shown(row[column]) + bounds(row, column, shown)
+
+
+def bounds(row: dict[str, Any], column: str, shown: Callable[[float], str]) -> str:
+    return f" [{shown(row[f'{column}_low'])}, {shown(row[f'{column}_high'])}]"
+
+
+def counts(*columns: str) -> dict[str, Shown]:
+    return {column: lambda row, column=column: f"{row[column]:,}" for column in columns}  # type: ignore[misc]
+
+
+def figures(run: tables.Tables, spec: Spec) -> dict[str, tuple[pl.DataFrame, dict[str, Shown]]]:
+    """Of tables by the beginning of their captions: where the figures are from, and what stands under which head."""
+    audit = bias(run, spec)
+    two, three, words = (lambda value, n=n: number(value, n) for n in (2, 3, 0))
+    agreed = {
+        "agree": share_of("agreement"),
+        "alpha": amount_of("alpha", two),
+        **counts("undecided", "debates", "topics"),
+    }
+    own = {"gives its own": amount_of("share", three), "others give them": amount_of("others", three)}
+    decides = {"the side decided": share_of("side_share"), "the contestant decided": share_of("contestant_share")}
+    decides |= {"neither": share_of("neither_share"), "FOR won both": counts("for_both")["for_both"]}
+    said = {"words": amount_of("words", words), "trimmed": share_of("trimmed"), **counts("turns", "topics")}
+    ended = {"complete": share_of("completion_rate"), "ended": counts("debates")["debates"], **counts("void", "topics")}
+    paid = {"USD a win": amount_of("cost_per_win", usd), "tokens a win": amount_of("tokens_per_win", words)}
+    voted = {"USD": lambda row: usd(row["cost_usd"]), **counts("verdicts", "votes", "calls")}
+    overall = swaps(run.debates, run.verdicts).filter(pl.col("contestant").is_null())
+    return {
+        "How often FOR wins": (
+            audit["side"].filter(pl.col("theme").is_null()),
+            {"FOR won": share_of("share"), **counts("verdicts", "undecided", "topics")},
+        ),
+        "Pairs of debates that": (overall, {**decides, **counts("pairs", "topics")}),
+        "Agreement;": (audit["agreement"], agreed),
+        "Favour for family": (audit["family"], {**own, **counts("debates", "topics")}),
+        "Words of a turn": (costs.stages(run), said),
+        "Debates that ended": (costs.completion(run), ended),
+        "What a win costs": (costs.per_win(run, spec, "bench"), {**paid, **counts("topics")}),
+        "What a verdict costs": (costs.per_verdict(run, spec), voted),
+    }
+
+
+def test_the_figures_are_those_of_the_modules_that_know_them(folder: Path, source: str) -> None:
+    run, page = runs.load(folder), Page(source)
+    for begin, (frame, wanted) in figures(run, Spec.read(folder)).items():
+        (shown,) = (rows for caption, rows in page.by_caption.items() if caption.startswith(begin))
+        found = [{head: dict(zip(shown[0], row, strict=True))[head] for head in wanted} for row in shown[1:]]
+        expected = [{head: show(row) for head, show in wanted.items()} for row in frame.iter_rows(named=True)]
+        assert sorted(map(str, found)) == sorted(map(str, expected)), begin
+
+
+def test_verdicts_are_counted_on_complete_debates_by_whole_readings(folder: Path, source: str) -> None:
+    run = runs.load(folder)
+    (shown,) = (rows for caption, rows in Page(source).by_caption.items() if caption.startswith("Verdicts;"))
+    complete = run.debates.filter(status="complete").select("debate_id", "topic_id")
+    said = run.verdicts.join(complete, on="debate_id").collect()
+    assert [row[0] for row in shown[1:]] == ["bench", "x", "y", "z"]
+    for cells in shown[1:]:
+        row, own = dict(zip(shown[0], cells, strict=True)), said.filter(judge=cells[0])
+        is_so = {"tie": own["winner"] == "tie", "abstain": own["winner"] == "abstain", "consistent": own["consistent"]}
+        is_so["related to a contestant"] = own["related"]
+        assert {head: row[head].split(" [")[0] for head in is_so} == {h: percent(x.mean()) for h, x in is_so.items()}
+        assert row["verdicts"] == str(len(own)) and row["topics"] == str(own["topic_id"].n_unique())
+    decide = said.filter(pl.col("judge").is_in(["x", "y", "z"]))  # the panel says what they said
+    assert ["verdicts that decide", str(len(decide))] in Page(source).tables[0]
+
+
 def test_the_markdown_has_the_same_cells(folder: Path, source: str, tmp_path: Path) -> None:
     assert report(folder, "--format", "md", "--write", tmp_path) == 0
     written = (tmp_path / "report.md").read_text()
@@ -306,6 +402,114 @@ def test_a_panel_comes_first_unless_a_judge_is_named(folder: Path) -> None:
     run = tables.load(folder)
     assert Reading.of(run).judges == ("bench", "x", "y", "z")
     assert Reading.of(run, "y").judges == ("y", "bench", "x", "z")
+
+
+def test_length_control_takes_single_judges_together_whoever_comes_first(folder: Path) -> None:
+    for judge in ("bench", "x@2"):  # who says what the others say, in part or all over again
+        shown = list(standings.controlled_for_length(Reading.of(tables.load(folder), judge)))
+        captions = [part.caption for part in shown if isinstance(part, Table) and part.caption.startswith("Ratings")]
+        assert captions[-1].startswith("Ratings by x, y, z: ")
+        assert not any("both hold" in part.text for part in shown if isinstance(part, Note))
+
+
+def test_what_was_read_in_part_is_shown_of_nobody_who_did_not_ask(folder: Path, tmp_path: Path) -> None:
+    reading = Reading.of(tables.load(folder))
+    for sample in read(reading, choose(reading, 5)):
+        assert {vote["judge"] for vote in sample.votes} <= {"x", "y", "z"}
+    asked = Reading.of(tables.load(folder), "x@2")
+    assert asked.judges == ("x@2", "bench", "x", "y", "z")
+    alone = made(tmp_path, judges=["x"], panel=False, trajectories=["x@2"], topics=2)
+    for judge in ("x", "x@2"):  # nobody is apart from oneself
+        assert not any("furthest apart" in why for why in choose(Reading.of(tables.load(alone), judge), 5).values())
+
+
+def test_what_is_read_in_part_alone_makes_no_leaderboard(tmp_path: Path) -> None:
+    folder = made(tmp_path, judges=[], panel=False, trajectories=["x@2"], topics=2)
+    page = Page(html(Reading.of(tables.load(folder))))
+    assert ["judges", "none has given a verdict on a whole debate"] in page.tables[0]
+    assert "no rated verdict" in page.text and "Ratings by" not in page.text
+    (shown,) = (rows for caption, rows in page.by_caption.items() if caption.startswith("Leaderboard by no judge"))
+    assert [row[1:3] for row in shown[1:]] == [["a", "–"], ["b", "–"], ["c", "–"]]
+
+
+def test_a_judge_may_be_called_anything(tmp_path: Path) -> None:
+    names = ["me@home", "T", "debate_id", "judge", "topic_id", "winner", "theme"]
+    folder = made(tmp_path, names=["for", "against", "score"], judges=names, panel=False)
+    reading = Reading.of(tables.load(folder))
+    assert reading.judges == tuple(names)
+    page = Page(html(reading))
+    assert "not shown" not in page.text.replace("reasoning is not shown", "")
+    assert any(caption.startswith("Leaderboard by me@home") for caption in page.captions)
+    assert {vote["judge"] for sample in read(reading, choose(reading, 1)) for vote in sample.votes} == {*names}
+
+
+def test_no_more_is_drawn_than_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"c{n:02}" for n in range(72)]
+    met = pl.DataFrame([*itertools.permutations(names, 2)], ("contestant", "other"), orient="row")
+    assert len(met) > 5000 and charts.win_matrix(met.with_columns(win_rate=0.5, debates=2), names) is None
+    assert charts.win_matrix(met.with_columns(win_rate=0.5, debates=2), names[:3]) is not None
+    many = pl.DataFrame({"contestant": [str(n) for n in range(5001)], "rating": 1500.0, "low": 1400.0, "high": 1600.0})
+    assert charts.leaderboard(many) is None and charts.leaderboard(many.head(72)) is not None
+    names = names[: charts.WIDEST + 1]
+    folder = made(tmp_path, names=names, topics=2, judges=["x"], panel=False, seats=[*pairwise([*names, names[0]])])
+    parts = list(standings.matrix(Reading.of(tables.load(folder))))
+    assert [type(part) for part in parts] == [Note, Table]
+    assert isinstance(parts[0], Note) and parts[0].text.startswith("not drawn: 41 contestants")
+    assert isinstance(parts[1], Table) and len(parts[1].rows) == 41
+    assert report(folder, "--format", "png") == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("note: no picture of more than 40 contestants")
+    assert not (folder / "win-matrix.png").exists()
+
+
+def test_a_defect_takes_away_its_part_alone_and_is_heard_of(folder: Path) -> None:
+    def broken(reading: Reading) -> Parts:
+        yield Note(text="before")
+        raise ZeroDivisionError("by\x1bnothing")
+
+    def whole(reading: Reading) -> Parts:
+        yield Note(text="after")
+
+    chapter = Chapter(anchor="x", title="X", how="", made=(broken, whole))
+    reading = Reading.of(tables.load(folder))
+    with pytest.warns(RuntimeWarning, match="a part of 'X' is not shown: ZeroDivisionError: by nothing"):
+        parts = chapter.parts(reading)
+    said = [part.text for part in parts if isinstance(part, Note)]
+    assert said == ["before", "not shown, by a defect: ZeroDivisionError: by nothing", "after"]
+    with pytest.raises(RuntimeWarning):  # as any test would see it
+        chapter.parts(reading)
+
+
+@pytest.mark.parametrize("aside", [*ASIDE, ""])
+def test_what_is_no_league_says_so(aside: str, tmp_path: Path) -> None:
+    folder = made(tmp_path / aside, topics=2, judges=["x"], panel=False)
+    said = [part.text for part in standings.leaderboards(Reading.of(tables.load(folder))) if isinstance(part, Note)]
+    assert sum("nothing here says who argues better" in text for text in said) == bool(aside)
+
+
+def test_votes_that_came_after_the_seal_are_told_of(tmp_path: Path) -> None:
+    folder = made(tmp_path, topics=2, judges=["x"], panel=False)
+    reading = Reading.of(tables.load(folder))
+
+    def told() -> bool:
+        return any("since the run was sealed" in part.text for part in overview(reading) if isinstance(part, Note))
+
+    assert not told()
+    with Run.resume(folder) as run:
+        match = next(iter(run.journal.complete()))
+        vote = vote_of(run.debate(match), "human:ann", "for")
+    cast(folder, match, vote)
+    assert told()
+    assert reseal(folder) == "" and not told()
+
+
+def test_where_topics_are_too_few_the_cells_say_so(tmp_path: Path) -> None:
+    reading = Reading.of(tables.load(made(tmp_path, topics=FEW - 1, judges=["x"], panel=False)))
+    ratings, terms = (part for part in standings.controlled_for_length(reading) if isinstance(part, Table))
+    assert all(cell.endswith(" [too few topics]") for row in ratings.rows for cell in row[2:4])
+    assert terms.rows and all(row[2].endswith(" [too few topics]") for row in terms.rows)
+    (board,) = (part for part in standings.leaderboards(reading) if isinstance(part, Table))
+    assert all(re.search(r" \[[\d,.]+, [\d,.]+\]$", row[2]) for row in board.rows)  # with a note of their worth
+    assert any(note.startswith(f"only {FEW - 1} topics") for note in board.notes)
 
 
 def test_a_run_that_is_going_says_so_and_shows_the_same(folder: Path, source: str, tmp_path: Path) -> None:
@@ -337,13 +541,24 @@ def test_what_cannot_be_computed_says_why_and_stops_nothing(tmp_path: Path, play
     assert said[play_of] in page.text
 
 
+MOSTLY: list[Winner] = ["for", "for", "for", "against", "against", "against", "against"]
+"""Read by ones and by twos, the same five times of seven."""
+
+
 def test_people_correct_a_judge(tmp_path: Path) -> None:
-    folder = made(tmp_path, judges=["x", "human:ann"], panel=False, topics=30, winners=["for", "against", "against"])
+    folder = made(tmp_path, judges=["x", "human:ann"], panel=False, topics=30, winners=MOSTLY)
     reading = Reading.of(tables.load(folder), "x")
     beside, corrected = (part for part in scrutiny.corrected(reading) if isinstance(part, Table))
     assert [row[0] for row in beside.rows] == ["x"] and [row[0] for row in corrected.rows] == ["a", "b", "c"]
+    known = gold.judges(reading.run).row(0, named=True)
+    assert known["sensitivity"] != known["specificity"]
+    assert list(beside.rows[0][1:4]) == [share_of(x)(known) for x in ("sensitivity", "specificity", "agreement")]
+    assert list(beside.rows[0][5:]) == [str(known[x]) for x in ("debates", "topics")]
     found = gold.win_rates(reading.run, "x")
-    assert [row[3].split(" [")[0] for row in corrected.rows] == [percent(value) for value in found["corrected"]]
+    for cells, row in zip(corrected.rows, found.iter_rows(named=True), strict=True):
+        assert list(cells[1:4]) == [share_of(x)(row) for x in ("win_rate", "people_rate", "corrected")]
+        assert list(cells[4:]) == [str(row[x]) for x in ("debates", "people_debates", "topics")]
+    assert all(found[x].to_list() != found["win_rate"].to_list() for x in ("people_rate", "corrected"))
     assert corrected.notes == tuple(f"not corrected: {why}" for why in found["why"].drop_nulls().unique())
 
 
@@ -360,6 +575,15 @@ def test_a_report_card_is_shown_with_its_gates(tmp_path: Path) -> None:
     assert isinstance(shown, Table) and isinstance(warning, Note)
     assert shown.rows == (("known_answers", "NO", "at least 0.9", "0.710 [0.600, 0.800]", "40", "20"),)
     assert "below its gates: known_answers 0.710" in warning.text
+    seen_aside, *_ = scrutiny.report_cards(Reading.of(tables.load(calibration)))
+    assert isinstance(seen_aside, Table) and seen_aside.rows == shown.rows
+    broken = shutil.copytree(calibration, tmp_path / cards.FOLDER / "c2")
+    (broken / cards.NAME).write_text("{")
+    assert isinstance(next(iter(scrutiny.report_cards(reading))), Table)
+    said = [part.text for part in scrutiny.report_cards(reading) if isinstance(part, Note)]
+    assert sum("cannot be read as a card" in text for text in said) == 1
+    (board, *_) = (part for part in standings.leaderboards(reading) if isinstance(part, Table))
+    assert any("cannot be read as a card" in note for note in board.notes)
 
 
 # Strangers' text
@@ -426,6 +650,44 @@ def test_pictures_on_one_page_share_no_ids() -> None:
 def test_names_that_look_alike_stay_apart_in_a_picture() -> None:
     called = charts.labels(["a" * 50, "a" * 60, "a\u202eb", "a b", "a b"])
     assert len(set(called.values())) == len(called) == 4
+    for names in itertools.permutations(["a b", "a  b", "a b (2)"]):
+        assert len(set(charts.labels(names).values())) == 3
+
+
+def moved(attrs: dict[str, str | None]) -> float:
+    """How far to the right an element stands."""
+    found = re.match(r"translate\(([-\d.]+),", str(attrs["transform"]))
+    assert found
+    return float(found[1])
+
+
+def test_bars_are_drawn_from_end_to_end() -> None:
+    row: dict[str, Any] = {
+        "contestant": ["a", "b"],
+        "rating": [1600.0, 1400.0],
+        "low": [1550.0, 1300.0],
+        "high": [1700.0, 1420.0],
+    }
+    chart = charts.leaderboard(pl.DataFrame(row))
+    assert chart is not None
+    tags = Page(charts.svg(chart, "x", "")).tags
+    bars = [attrs for tag, attrs in tags if tag == "line" and attrs.get("stroke") == charts.BLUE]
+    dots = [attrs for tag, attrs in tags if tag == "path" and attrs.get("fill") == charts.BLUE]
+    a, b = ((moved(bar), moved(bar) + float(str(bar["x2"])), moved(dot)) for bar, dot in zip(bars, dots, strict=True))
+    assert [(dot - min(ends)) / abs(ends[1] - ends[0]) for *ends, dot in (a, b)] == pytest.approx(
+        [1 / 3, 5 / 6], abs=0.01
+    )
+
+
+def test_who_is_ahead_is_blue() -> None:
+    frame = pl.DataFrame({"contestant": ["a", "b"], "other": ["b", "a"], "win_rate": [0.9, 0.1], "debates": [10, 10]})
+    chart = charts.win_matrix(frame, ["a", "b"])
+    assert chart is not None
+    source = str(charts.svg(chart, "x", ""))
+    cells = re.findall(r'd="M(\d+),\d+h\d+v\d+h-\d+Z" fill="(#\w+)"', source)
+    rates = re.findall(r"translate\((\d+),\d+\)[^>]*>(\d+%)<", source)
+    by_place = {rate: next(fill for left, fill in cells if 0 < int(at) - int(left) < charts.CELL) for at, rate in rates}
+    assert by_place == {"90%": charts.BLUE, "10%": charts.ORANGE}
 
 
 def test_private_reasoning_is_never_shown(folder: Path, source: str) -> None:
@@ -472,10 +734,10 @@ def report(folder: Path, *words: object) -> int:
 def test_it_is_written_into_the_runs_folder_the_same_each_time(
     folder: Path, source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = shutil.copytree(folder, tmp_path / folder.name)
+    copy = shutil.copytree(folder, tmp_path / "a blank" / folder.name)
     assert report(copy) == 0
     wrote, next_ = capsys.readouterr().out.splitlines()
-    assert wrote.startswith(f"wrote {copy / 'report.html'}, ") and next_ == f"next:  python -m runs.view {copy}"
+    assert wrote.startswith(f"wrote {copy / 'report.html'}, ") and shlex.split(next_)[-1] == str(copy)
     written = (copy / "report.html").read_text()
     pages = [[line for line in page.splitlines() if "Read on" not in line] for page in (source, written)]
     assert pages[0] == pages[1] and len(pages[0]) > 500
@@ -494,7 +756,7 @@ def test_pictures_are_pngs(folder: Path, tmp_path: Path) -> None:
     [
         (
             ["--judge", "benhc"],
-            "no verdict of judge 'benhc'; there are those of 'bench', 'x', 'y', 'z'; did you mean 'bench'?",
+            "no verdict of judge 'benhc'; there are those of 'bench', 'x', 'x@2', 'y', 'z'; did you mean 'bench'?",
         ),
         (["--format", "pdf"], "'pdf'"),
         (["--samples", "-1"], "--samples"),
@@ -538,11 +800,32 @@ def test_dollars_below_one_keep_three_digits(value: float | None, said: str) -> 
     assert usd(value) in (said, said.replace("12.35", "12.34"))
 
 
-@pytest.mark.parametrize("text", ["# a", "a|b", "<b>", "[a](b)", "`a`", "*a*_b_", "&lt;", "~~a~~", "![a](b)", "\\"])
+@pytest.mark.parametrize(
+    "text",
+    ["x@example.com", "@someone", "# a", "a|b", "<b>", "[a](b)", "`a`", "*a*_b_", "&lt;", "~~a~~", "![a](b)", "\\"],
+)
 def test_markdown_means_nothing_in_a_cell(text: str) -> None:
     rendered = (
         MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(f"|x|\n|-|\n| {md(text)} |")
     )
     page = Page(rendered)
     assert {tag for tag, _ in page.tags} == {"table", "thead", "tbody", "tr", "th", "td"}
-    assert page.text.split() == ["x", *text.split()]
+    assert page.text.split() == ["x", *text.split()] and "@" not in md(text)
+
+
+HIDDEN = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00\ufe0e\uffa0\ufff9\ufffb\U0001d173\U000e0041\U000e0100\U000e01ef"
+)
+
+
+@pytest.mark.parametrize("mark", HIDDEN)
+def test_what_has_no_shape_is_shown_by_its_code_point(mark: str) -> None:
+    code = f"U+{ord(mark):04X}"
+    assert Page(speech(f"a{mark}b")).text == f"a{code}b" and plain(f"a{mark}b") == f"a[{code}]b"
+    assert one_line(f"a{mark}b") == "a b"
+
+
+def test_what_emoji_and_scripts_are_written_with_stays() -> None:
+    for text in ("❤\ufe0f", "1\ufe0f\u20e3", "👩\u200d🚀", "می\u200cخواهم", "\ue000", "é", "한글"):
+        assert Page(speech(text)).text == text
+    assert Page(speech("a\ufe0f\ufe0f❤\ufe0f\ufe0f")).text == "aU+FE0FU+FE0F❤\ufe0fU+FE0F"

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import random
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import sys
 import termios
 import unicodedata
 from collections.abc import Iterable
+from itertools import permutations
 from pathlib import Path
 
 import polars as pl
@@ -22,11 +24,18 @@ from rich.cells import cell_len
 
 import runs
 from arena.run import Settings, run
-from runs.show import leaderboards, main
+from runs import cards
+from runs.ballots import cast, vote_of
+from runs.bias import FEW
+from runs.list import ASIDE
+from runs.show import controlled, home, leaderboards, main
+from runs.spec import Spec
 from runs.spoken import MOST, transcript
 from runs.tables import Tables
 
 SHAPELESS = [chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) in ("Cc", "Cf", "Zl", "Zp")]
+UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00\ufe0e\uffa0\ufff9\U0001d17a\U000e0100\U000e01ef"
+"""Letters, marks and symbols of which nothing is seen either."""
 JUDGES = """
 [[judges]]
 name = "three"
@@ -78,7 +87,7 @@ def squeezed(text: str) -> str:
 
 
 def harmless(text: str) -> bool:
-    return all(c.isprintable() or c in "\n\u200c\u200d" for c in text)
+    return all(c.isprintable() or c in "\n\u200c\u200d" for c in text) and not {*UNSEEN} & {*text}
 
 
 # A debate
@@ -210,7 +219,7 @@ def hostile(folder: Path, text: str) -> None:
 
 @pytest.mark.parametrize("status", ["complete", "void"])
 def test_no_mark_without_a_shape_reaches_a_terminal(status: str, copy: Path) -> None:
-    hostile(copy, "".join(f"a{c}" for c in SHAPELESS if c != "\0"))
+    hostile(copy, "".join(f"a{c}" for c in (*SHAPELESS, *UNSEEN) if c != "\0"))
     debate = of_status(copy, status)
     for width in (None, 60):
         said = transcript(runs.load(copy), debate, width=width)
@@ -221,9 +230,9 @@ def test_no_mark_without_a_shape_reaches_a_terminal(status: str, copy: Path) -> 
 
 
 def test_joiners_and_blanks_are_no_marks(copy: Path) -> None:
-    text = "می\u200cخواهم 👩\u200d🚀 10\u00a0000\u202f€\tend"
+    text = "می\u200cخواهم 👩\u200d🚀 ❤\ufe0f 10\u00a0000\u202f€\tend"
     write(copy, "UPDATE turns SET text = ?", text)
-    assert "می\u200cخواهم 👩\u200d🚀 10 000 €" in transcript(runs.load(copy), of_status(copy, "complete"))
+    assert "می\u200cخواهم 👩\u200d🚀 ❤\ufe0f 10 000 €" in transcript(runs.load(copy), of_status(copy, "complete"))
 
 
 def test_what_is_endless_is_shown_in_part(copy: Path) -> None:
@@ -330,10 +339,10 @@ def test_a_run_that_is_not_finished_says_so(copy: Path, capsys: pytest.CaptureFi
 
 
 def test_length_control_stands_beside_what_was_said(played: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from runs.terms import controlled
+    from runs import terms
 
     loaded = runs.load(played)
-    found = controlled(loaded.debates, loaded.verdicts, loaded.turns, judges=("rules",))
+    found = terms.controlled(loaded.debates, loaded.verdicts, loaded.turns, judges=("rules",))
     assert main([str(played), "--judge", "rules", "--length"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, row in zip(lines[1:], found.frame.iter_rows(named=True), strict=False):
@@ -342,6 +351,100 @@ def test_length_control_stands_beside_what_was_said(played: Path, capsys: pytest
     terms = [line for line in lines if " term" in line and not line.startswith("note: ")]
     assert [line.split()[0] for line in terms] == ["side", "length", "opener"]
     assert [line for line in lines if line.startswith("note: ")] == [f"note: {note}" for note in found.notes]
+
+
+def judged_by(folder: Path, name: str, as_: str) -> None:
+    """A judge under another name."""
+    for table in ("votes", "verdicts"):
+        write(folder, f"UPDATE {table} SET judge = ? WHERE judge = ?", as_, name)
+
+
+def test_a_judge_with_an_at_sign_is_a_judge(copy: Path) -> None:
+    judged_by(copy, "rules", "me@home")
+    loaded = runs.load(copy)
+    assert "verdicts of me@home on" in leaderboards(loaded)
+    said = transcript(loaded, of_status(copy, "complete")).split("verdict of me@home: ")[1].split("\n\n")[0]
+    assert "\n  vote 1, " in said
+
+
+def test_what_is_read_in_part_is_shown_to_who_asks(copy: Path) -> None:
+    judged_by(copy, "rules", "three@4")
+    loaded, debate = runs.load(copy), of_status(copy, "complete")
+    assert "three@4" not in leaderboards(loaded) and "verdicts of three@4 on" in leaderboards(loaded, "three@4")
+    whole, asked = (transcript(loaded, debate, judge).split("verdict of three@4: ")[1] for judge in (None, "three@4"))
+    assert "  vote 1, " in asked and "  vote 1, " not in whole.split("\n\n")[0]
+    for table in ("votes", "verdicts"):
+        write(copy, f"DELETE FROM {table} WHERE judge != 'three@4'")
+    alone = leaderboards(runs.load(copy))
+    assert "0 verdicts of no judge" in alone and "no rated verdict" in alone
+    assert "three@4" not in leaderboards(runs.load(copy), length=True)
+
+
+def test_a_card_that_cannot_be_read_is_a_note(copy: Path) -> None:
+    before = leaderboards(runs.load(copy))
+    folder = copy.parent / cards.FOLDER / "c1"
+    shutil.copytree(copy, folder)
+    (folder / cards.NAME).write_text("{")
+    after = leaderboards(runs.load(copy))
+    notes = [line for line in after.splitlines() if "cannot be read as a card" in line]
+    assert notes and all(line.startswith("note: ") for line in notes)
+    assert "\n".join(line for line in after.splitlines() if line not in notes) == before
+
+
+@pytest.mark.parametrize("aside", ASIDE)
+def test_what_is_no_league_says_so_and_has_its_cards_where_all_are(aside: str, copy: Path) -> None:
+    assert "says who argues better" not in leaderboards(runs.load(copy)) and home(copy) == copy.parent
+    folder = Path(shutil.copytree(copy, copy.parent / aside / "c1"))
+    first, *others = leaderboards(runs.load(folder)).splitlines()
+    assert first.startswith("note: ") and first.endswith("nothing here says who argues better")
+    assert home(folder) == copy.parent and "95 % interval" in others[1]
+    row = {"metric": "known_answers", "value": 0.5, "low": 0.4, "high": 0.6, "topics": 20, "n": 40}
+    table = pl.DataFrame([row | {"gate": "at least 0.9", "passed": False}])
+    (made := copy.parent / cards.FOLDER / "c2").mkdir(parents=True)
+    shutil.copy(copy / "spec.json", made)
+    judge = next(entry for entry in Spec.read(copy).judges if entry["name"] == "still")
+    cards.write(made, table, judge=judge, from_run="")
+    assert "judge 'still': below its gates: known_answers 0.500" in leaderboards(runs.load(folder), "still")
+
+
+def test_votes_that_came_after_the_seal_are_told_of(
+    played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(played, tmp_path / played.name))
+    with runs.Run.resume(folder) as held:
+        match = next(iter(held.journal.complete()))
+        vote = vote_of(held.debate(match), "human:ann", "for")
+    assert main([str(folder)]) == 0 and "since the run was sealed" not in capsys.readouterr().out
+    cast(folder, match, vote)
+    assert main([str(folder)]) == 0
+    assert f"since the run was sealed; no figure knows of it before: python -m runs.view {folder}\n" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("topics", [FEW - 1, FEW])
+def test_too_few_topics_are_named_where_there_is_no_interval(topics: int) -> None:
+    places = [(f"t{t}", one, other) for t in range(topics) for one, other in permutations("abc", 2)]
+    rng = random.Random(1)
+    debates = pl.DataFrame(places, ["topic_id", "for_contestant", "against_contestant"], orient="row").with_columns(
+        debate_id=pl.Series([f"d{n}" for n in range(len(places))]), opener=pl.lit("for"), status=pl.lit("complete")
+    )
+    verdicts = debates.select(
+        "debate_id", judge=pl.lit("x"), winner=pl.Series([rng.choice(["for", "against"]) for _ in places])
+    )
+    words = pl.Series([rng.randrange(100, 900) for _ in places])
+    turns = [debates.select("debate_id", side=pl.lit("for"), words=words)]
+    turns += [debates.select("debate_id", side=pl.lit("against"), words=pl.lit(500, pl.Int64))]
+    lines = controlled(debates, verdicts, pl.concat(turns), "x").splitlines()
+    ratings, terms = lines[1:4], [line for line in lines if line.startswith(("side term", "length term"))]
+    assert all(line.count("too few topics") == 2 * (topics < FEW) for line in ratings)
+    assert len(terms) == 2 and all(("[too few topics]" in line) == (topics < FEW) for line in terms)
+    assert "- to -" not in "".join(lines)
+
+
+def test_a_topic_without_a_theme_leaves_no_gap(copy: Path) -> None:
+    write(copy, "UPDATE topics SET theme = ''")
+    assert re.search(r" on topic \S+ \(train\); FOR opens", transcript(runs.load(copy), of_status(copy, "complete")))
 
 
 def test_wrong_input(played: Path, capsys: pytest.CaptureFixture[str]) -> None:

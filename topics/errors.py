@@ -13,10 +13,23 @@ It lives in `topics` because every other package may import from here.
 import difflib
 import functools
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
+
+_EMOJI = "#*0-9©®‼⁉™ℹ←-⇿⌀-➿⤀-⥿⬀-⯿〰〽㊗㊙\U0001f000-\U0001faff"
+UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u2800\ufff9-\ufffb"
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    rf"(?<![{_EMOJI}]\ufe0f)"
+)
+"""A character without a shape, in which a text could hide another, or turn the direction of writing round: control
+characters, ends of lines, marks of annotation, a Braille cell without dots, and what Unicode calls default ignorable.
+Not so the joiners (U+200C, U+200D) that scripts and emoji are written with, nor U+FE0F, where it makes an emoji of what
+stands before it."""
 
 
 class Main(Protocol):
@@ -69,6 +82,6 @@ def near(name: str, known: Iterable[str], most: int = 3) -> str:
 
 
 def one_line(text: str, most: int = 300) -> str:
-    """`text` on one line without control characters, at most `most` characters: safe to print or to log."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
+    """`text` on one line without what has no shape, at most `most` characters: safe to print or to log."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in UNSEEN.sub(" ", text[: 4 * most])).split())
     return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,5 +1,6 @@
 """`python -m runs.report`: the command; see `runs/report/__init__.py`."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from pydantic_settings import CliPositionalArg
 
 from runs import tables
 from runs.files import replace_bytes
+from runs.report.charts import LONGEST, WIDEST
 from runs.report.page import html, markdown, pictures
 from runs.report.reading import Reading
 from runs.run import NEWEST, OUT, find
@@ -53,7 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     for path, data in made.items():
         put(path, data)
         print(f"wrote {one_line(str(path))}, {len(data) / 1e6:.2f} MB")
-    print(f"next:  python -m runs.view {one_line(str(folder))}")
+    if settings.format == "png" and len(made) < 2:
+        print(
+            f"note: no picture of more than {WIDEST} contestants as a matrix, or {LONGEST} in a row, and none of nobody"
+        )
+    print(f"next:  python -m runs.view {shlex.quote(one_line(str(folder), 1000))}")
     return 0
 
 

@@ -4,19 +4,22 @@
         for part in chapter.parts(reading): ...     # tables, pictures, remarks
 
 A chapter is a title, some sentences on how to read it, and functions that yield its parts. One that cannot be computed
-says why, in its place; the others stand. The functions are in `standings.py` (who argues better), `scrutiny.py`
-(how far to trust that) and `ledger.py` (what it took). Nothing is computed in them that others could ask for too:
-figures come from the modules that know them.
+says why, in its place; the others stand. Where that is a defect of ours it is warned of as well, which is an error to
+a test. The functions are in `standings.py` (who argues better), `scrutiny.py` (how far to trust that) and `ledger.py`
+(what it took). Nothing is computed in them that others could ask for too: figures come from the modules that know them.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import polars as pl
 
 from runs.pairings import decided
+from runs.ratings import RatingsError
 from runs.report import ledger, scrutiny, standings
 from runs.report.reading import Column, Note, Part, Parts, Reading, Table, listed, name
+from runs.show import newer
 from topics.errors import InputError, one_line
 
 
@@ -36,8 +39,12 @@ class Chapter:
         for make in self.made:
             try:
                 found += make(reading)
-            except (RuntimeError, InputError) as error:  # what exists and was not found, RatingsError among them
+            except (RatingsError, InputError) as error:  # what exists and was not found
                 found.append(Note(text=f"not shown: {one_line(str(error), 1000)}"))
+            except Exception as error:
+                what = one_line(f"{type(error).__name__}: {error}", 500)
+                warnings.warn(f"a part of {self.title!r} is not shown: {what}", RuntimeWarning, stacklevel=2)
+                found.append(Note(text=f"not shown, by a defect: {what}"))
         return found or [Note(text="nothing to show")]
 
 
@@ -46,7 +53,7 @@ def overview(reading: Reading) -> Parts:
     run, debates, spec = reading.run, reading.debates, reading.spec
     states = {state: int((debates["status"] == state).sum()) for state in ("complete", "void", "open")}
     splits = debates["split"].unique().sort().to_list()
-    board = decided(debates, reading.verdicts).select(pl.len()).collect().item()
+    given = decided(debates, reading.verdicts).filter(~pl.col("judge").is_in(reading.panels))  # what others said
     facts = {
         "run": name(run.folder.name),
         "state": "sealed" if run.sealed else "still going: everything here is of what is there so far",
@@ -55,8 +62,8 @@ def overview(reading: Reading) -> Parts:
         "contestants": f"{len(spec.contestants):,}: {listed(reading.contestants)}",
         "judges": f"{len(reading.judges):,}: {listed(reading.judges)}"
         if reading.judges
-        else "none has given a verdict",
-        "verdicts that decide": f"{board:,}",
+        else "none has given a verdict on a whole debate",
+        "verdicts that decide": f"{given.select(pl.len()).collect().item():,}",
         "opener": spec.opener,
         "seed": str(spec.seed),
         "digest": spec.digest[:16],
@@ -66,6 +73,7 @@ def overview(reading: Reading) -> Parts:
     held_out = int((debates["split"] == "test").sum())
     if held_out:
         yield Note(text=f"{held_out:,} debates on held-out topics: each reading of them counts as a look")
+    yield from (Note(text=note) for note in newer(run))
 
 
 def _chapter(anchor: str, title: str, how: str, *made: Callable[[Reading], Parts]) -> Chapter:

@@ -1,6 +1,6 @@
 """Pictures of a run, drawn by Altair and handed over as SVG that can stand in a page.
 
-    chart = leaderboard(board.frame)           # an altair chart, or None where there is nothing to draw
+    chart = leaderboard(board.frame)           # an altair chart; None where there is nothing to draw, or too much
     svg(chart, "leaderboard", "Ratings: ...")  # Markup, safe to inline
     png(chart)                                 # bytes
 
@@ -16,8 +16,8 @@ around it, light or dark. What a colour says is said by a place or a number as w
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -36,6 +36,9 @@ MOST = 28
 """Characters of a name in a picture."""
 CELL = 46
 """Pixels of a cell of the win matrix."""
+LONGEST, WIDEST = 300, 40
+"""Names up to which there is a picture with a row for each, and a win matrix: more than that nobody reads, and Altair
+takes no more than 5,000 rows."""
 SHAPES = frozenset({"g", "path", "rect", "line", "circle", "text", "tspan", "defs", "clipPath"})
 ATTRIBUTES = (
     "d x y x1 x2 y1 y2 cx cy r dx dy width height transform fill fill-opacity stroke stroke-width stroke-opacity "
@@ -46,12 +49,14 @@ ATTRIBUTES = (
 
 def labels(names: Iterable[str]) -> dict[str, str]:
     """What each name is called in a picture: short, and no two alike."""
-    seen: Counter[str] = Counter()
-    found = {}
+    found: dict[str, str] = {}
+    taken: set[str] = set()
     for name in dict.fromkeys(names):
         short = one_line(name, MOST) or "?"
-        seen[short] += 1
-        found[name] = short if seen[short] == 1 else f"{short} ({seen[short]})"
+        found[name] = next(
+            label for label in chain([short], (f"{short} ({n})" for n in count(2))) if label not in taken
+        )
+        taken.add(found[name])
     return found
 
 
@@ -69,15 +74,14 @@ def leaderboard(frame: pl.DataFrame) -> Drawing | None:
     rated = frame.filter(pl.col("rating").is_not_null()).select(
         name="contestant", value="rating", low="low", high="high"
     )
-    return (
-        _intervals(rated, "rating, with its 95 % interval", around=1500.0, least=50.0, form="d") if len(rated) else None
-    )
+    title = "rating, with its 95 % interval"
+    return _intervals(rated, title, around=1500.0, least=50.0, form="d") if 0 < len(rated) <= LONGEST else None
 
 
 def shares(frame: pl.DataFrame, title: str) -> Drawing | None:
     """Shares `value` of `name`, with `low` and `high` where they have an interval, around one half."""
     known = frame.filter(pl.col("value").is_not_null())
-    return _intervals(known, title, around=0.5, least=0.05, form=".0%") if len(known) else None
+    return _intervals(known, title, around=0.5, least=0.05, form=".0%") if 0 < len(known) <= LONGEST else None
 
 
 def _intervals(frame: pl.DataFrame, title: str, *, around: float, least: float, form: str) -> Drawing:
@@ -101,10 +105,12 @@ def _intervals(frame: pl.DataFrame, title: str, *, around: float, least: float, 
     return alt.layer(*layers).properties(width=460, height=alt.Step(26), padding=_room(called))
 
 
-def win_matrix(frame: pl.DataFrame, order: Iterable[str]) -> Drawing | None:
+def win_matrix(frame: pl.DataFrame, order: Collection[str]) -> Drawing | None:
     """How often the contestant of a row beat that of a column: `contestant`, `other`, `win_rate`, `debates`."""
     import altair as alt
 
+    if len(order) > WIDEST:
+        return None
     called = labels(order)
     names = [
         pl.col(name).replace_strict(called, default=None, return_dtype=pl.String) for name in ("contestant", "other")

@@ -12,6 +12,7 @@ from runs.report.reading import (
     Table,
     dollars,
     estimate,
+    listed,
     name,
     plain,
     rate,
@@ -87,10 +88,13 @@ def spent(reading: Reading) -> Parts:
     if not len(found):
         yield Note(text="not shown: nobody was asked")
         return
-    total = float(found["cost_usd"].sum())
+    unknown = found["cost_usd"].null_count()
+    total = "dollars not all known" if unknown else f"{usd(float(found['cost_usd'].sum()))} USD in all"
+    if reading.spec.unpriced:
+        yield Note(text=f"no price is set for {listed(reading.spec.unpriced)}, so nobody knows what it cost")
     yield Table.of(
         found,
-        f"Calls, tokens and dollars: {usd(total)} USD in all; tokens are of the calls that counted them",
+        f"Calls, tokens and dollars: {total}; tokens are of the calls that counted them",
         text("whose", "name", none="nobody knows"),
         text("as", "kind"),
         whole("debates"),

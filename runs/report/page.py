@@ -58,7 +58,7 @@ def pictures(reading: Reading) -> dict[str, bytes]:
 
 
 _MEANS_SOMETHING = re.compile(r"([\\`*_{}\[\]()#!|~$^])")
-_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"})  # @: an address, or a mention of somebody
 
 
 def md(text: object) -> Markup:

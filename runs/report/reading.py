@@ -11,10 +11,12 @@ escaped by whoever writes them out. A rate never stands without its interval, or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import floor, log10
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -22,9 +24,11 @@ from markupsafe import Markup
 
 from runs.bias import bias
 from runs.markup import count, number, percent
+from runs.panels import TRAJECTORY
 from runs.ratings import Leaderboard, leaderboard
 from runs.report import charts
 from runs.schema import TABLES
+from runs.show import home
 from runs.spec import Spec
 from runs.statistics import Estimate
 from runs.tables import Tables
@@ -46,7 +50,7 @@ class Reading:
     """What figures are read from: a run that is going as it stood when it was first looked at, without the texts."""
     spec: Spec
     judges: tuple[str, ...]
-    """Everybody who gave verdicts on whole debates, the one to go by first."""
+    """Everybody who gave verdicts on whole debates, and the one to go by, first."""
 
     @classmethod
     def of(cls, run: Tables, judge: str | None = None) -> Reading:
@@ -59,7 +63,7 @@ class Reading:
         if judge is not None and judge not in given:
             known = f"there are those of {', '.join(map(repr, given))}" if given else "nobody has given one"
             raise InputError(f"no verdict of judge {judge!r}; {known}{near(judge, given)}")
-        whole = [name for name in given if "@" not in name]
+        whole = [name for name in given if not re.search(TRAJECTORY, name)]
         seated = [str(entry["name"]) for entry in (*spec.panels, *spec.judges)]
         order = dict.fromkeys([*([judge] if judge else []), *(name for name in seated if name in whole), *whole])
         return cls(stored=run, run=run if run.sealed else _at_once(run), spec=spec, judges=tuple(order))
@@ -73,6 +77,11 @@ class Reading:
     def panels(self) -> frozenset[str]:
         """Judges that say what others said."""
         return frozenset(str(panel["name"]) for panel in self.spec.panels)
+
+    @property
+    def out(self) -> Path:
+        """Where runs are made, and report cards lie."""
+        return home(self.run.folder)
 
     @property
     def contestants(self) -> list[str]:
@@ -105,9 +114,10 @@ class Reading:
         return {}
 
     def board(self, judge: str | None) -> Leaderboard:
-        """The leaderboard by a judge; raises what `leaderboard` raises."""
+        """The leaderboard by a judge, or of nobody; raises what `leaderboard` raises."""
         if judge not in self._boards:
-            made = leaderboard(self.debates, self.verdicts, judge=judge, contestants=self.contestants)
+            said = self.verdicts if judge else self.verdicts.filter(~pl.col("judge").str.contains(TRAJECTORY))
+            made = leaderboard(self.debates, said, judge=judge, contestants=self.contestants)
             self._boards[judge] = made
         return self._boards[judge]
 
@@ -265,7 +275,8 @@ def points(value: Estimate) -> str:
     """An estimate in rating points."""
     if value.value is None:
         return "unknown"
-    return f"{number(value.value, signed=True)} points [{number(value.low)}, {number(value.high)}]"
+    interval = "no interval" if value.low is None else f"{number(value.low)}, {number(value.high)}"
+    return f"{number(value.value, signed=True)} points [{interval}]"
 
 
 def picture(drawn: charts.Drawing | None, anchor: str, says: str, *, dense: bool = False) -> Parts:

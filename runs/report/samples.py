@@ -8,12 +8,14 @@ and then any. Where several fit a rule alike, the lot decides: a digest of the d
 for every report of the run. Private reasoning is not read at all.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from runs.markup import MOST, number
+from runs.panels import TRAJECTORY
 from runs.records import content_id
 from runs.report.reading import Reading, name
 
@@ -54,7 +56,7 @@ def choose(reading: Reading, wanted: int) -> dict[str, str]:
 
 def _facts(reading: Reading) -> pl.DataFrame:
     """Debates that ended, by lot: `status`, `margin` (of the judge to go by), `spread` (between single judges)."""
-    single = [judge for judge in reading.judges if judge not in reading.panels]
+    single = [judge for judge in reading.judges if judge not in reading.panels and not re.search(TRAJECTORY, judge)]
     said = reading.verdicts.filter(pl.col("winner").is_in(["for", "against", "tie"]))
     judged = said.filter(pl.col("judge").eq_missing(pl.lit(reading.judge))).select("debate_id", "winner", "margin")
     margin = pl.col("margin")
@@ -104,7 +106,7 @@ def _extreme(rows: pl.DataFrame, by: str, what: str, *, descending: bool = False
 def read(reading: Reading, chosen: dict[str, str]) -> list[Sample]:
     """The chosen debates, in that order."""
     run, ids = reading.stored, [*chosen]
-    of_these, whole = pl.col("debate_id").is_in(ids), ~pl.col("judge").str.contains("@", literal=True)
+    of_these, whole = pl.col("debate_id").is_in(ids), ~pl.col("judge").str.contains(TRAJECTORY)
     turns = _grouped(
         run.turns.filter(of_these).select(
             "debate_id", "turn", "side", "stage", "contestant", "text", "words", "trimmed"

@@ -24,7 +24,6 @@ from runs.report.reading import (
     estimate,
     name,
     picture,
-    plain,
     points,
     rate,
     text,
@@ -113,11 +112,11 @@ def verdicts(reading: Reading) -> Parts:
 
 def report_cards(reading: Reading) -> Parts:
     """Of each judge that was calibrated, and who was not."""
-    out = reading.run.folder.parent
+    found, said = cards.look(reading.out)[0], dict[str, None]()
     for entry in reading.spec.judges:
         if entry["name"] not in reading.judges:
             continue
-        card = cards.card_of(out, entry)
+        card = cards.newest(found, entry)
         if card is not None:
             frame = pl.DataFrame([row.model_dump() for row in card.rows], schema=_CARD)
             verdict = Column(
@@ -133,7 +132,9 @@ def report_cards(reading: Reading) -> Parts:
                 whole("n"),
                 whole("topics"),
             )
-        yield from (Note(text=warning) for warning in trust(out, reading.spec, entry["name"]))
+        warnings = [one for one in trust(reading.out, reading.spec, entry["name"]) if one not in said]
+        said |= dict.fromkeys(warnings)  # of a card that cannot be read, once
+        yield from (Note(text=warning) for warning in warnings)
 
 
 _CARD = {
@@ -173,8 +174,8 @@ def family(reading: Reading) -> Parts:
         "Favour for family: what a judge gives to its own, less what others give them, in points of a debate",
         text("judge"),
         text("family"),
-        plain("gives its own", "share", 3),
-        plain("others give them", "others", 3),
+        estimate("gives its own", "share", digits=3),
+        estimate("others give them", "others", digits=3),
         estimate("favour", "favour", digits=3, signed=True),
         whole("debates"),
         whole("topics"),

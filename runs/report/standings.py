@@ -4,14 +4,16 @@ Each function takes a `Reading` and yields tables, pictures and remarks; the fig
 `runs/terms.py`, `runs/pairings.py` and `runs/bias.py`.
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sized
 from typing import Literal
 
 import polars as pl
 
+from runs.bias import FEW
 from runs.markup import number
 from runs.pairings import lengths, strata, win_matrix
-from runs.panels import HUMAN
+from runs.panels import HUMAN, TRAJECTORY
 from runs.ratings import Leaderboard, RatingsError
 from runs.report import charts
 from runs.report.reading import (
@@ -33,13 +35,14 @@ from runs.report.reading import (
     whole,
     with_n,
 )
-from runs.show import trust
+from runs.show import aside, trust
 from runs.terms import controlled
 from topics.errors import InputError, one_line
 
 
 def leaderboards(reading: Reading) -> Parts:
     """By the judge to go by as a picture and a table, by the others folded."""
+    yield from (Note(text=note) for note in aside(reading.run.folder))
     for judge in reading.judges or (None,):
         first = judge == reading.judge
         try:
@@ -49,14 +52,22 @@ def leaderboards(reading: Reading) -> Parts:
             continue
         if first:
             yield from picture(charts.leaderboard(board.frame), "leaderboard", f"Ratings by {name(judge)}")
-        yield board_table(board, trust(reading.run.folder.parent, reading.spec, judge), folded=not first)
+            yield from _undrawn(board.frame["contestant"], charts.LONGEST)
+        yield board_table(board, trust(reading.out, reading.spec, judge), folded=not first)
+
+
+def _undrawn(contestants: Sized, most: int) -> Parts:
+    if len(contestants) > most:
+        yield Note(
+            text=f"not drawn: {len(contestants):,} contestants, and a picture is of up to {most}; the table has all"
+        )
 
 
 def board_table(board: Leaderboard, warnings: Iterable[str] = (), *, folded: bool = False) -> Table:
     """A leaderboard as `runs.show` prints it."""
     about = f"{board.verdicts:,} verdicts on {board.topics} topics; side term for FOR {points(board.side)}"
     return Table.of(
-        board.frame,
+        board.frame.with_columns(few_topics=_few(board.topics == 1)),  # more have an interval, and a note of its worth
         f"Leaderboard by {name(board.judge) if board.judge else 'no judge'}: {about}",
         whole("rank"),
         text("contestant"),
@@ -72,10 +83,16 @@ def board_table(board: Leaderboard, warnings: Iterable[str] = (), *, folded: boo
     )
 
 
+def _few(topics: bool) -> pl.Expr:
+    """Whether it is for want of topics that a rating has no interval; why there is no rating, notes say."""
+    return pl.lit(topics) & pl.col("rating").is_not_null()
+
+
 def controlled_for_length(reading: Reading) -> Parts:
     """Ratings with and without a term for length, by the judge to go by and by all single judges together."""
-    single = [judge for judge in reading.judges if judge not in reading.panels and not judge.startswith(HUMAN)]
-    for judges in dict.fromkeys((reading.judges[:1], tuple(single))):
+    single = [name for name in reading.judges if name not in reading.panels and not name.startswith(HUMAN)]
+    whole = tuple(name for name in single if not re.search(TRAJECTORY, name))
+    for judges in dict.fromkeys((reading.judges[:1], whole)):
         if judges:
             yield from _controlled(reading, judges)
 
@@ -88,9 +105,9 @@ def _controlled(reading: Reading, judges: tuple[str, ...]) -> Parts:
     except (RatingsError, InputError) as error:
         yield Note(text=f"no length control by {listed(judges)}: {one_line(str(error), 1000)}")
         return
-    whose = listed(judges)
+    whose, few = listed(judges), found.topics < FEW
     yield Table.of(
-        found.frame,
+        found.frame.with_columns(few_topics=_few(few)),
         f"Ratings by {whose}: {found.verdicts:,} verdicts on {found.topics:,} topics",
         whole("rank"),
         text("contestant"),
@@ -99,7 +116,7 @@ def _controlled(reading: Reading, judges: tuple[str, ...]) -> Parts:
         Column(head="difference", show=_moved),
     )
     yield Table.of(
-        found.terms.drop_nulls("value"),  # the notes say which cannot be told
+        found.terms.drop_nulls("value").with_columns(few_topics=pl.lit(few)),  # the notes say which cannot be told
         f"What else decides, by {whose}, in rating points",
         text("term"),
         text("judge", none=""),
@@ -124,6 +141,7 @@ def matrix(reading: Reading) -> Parts:
     order = reading.board(reading.judge).frame["contestant"].to_list()
     says = f"How often the contestant of a row beat that of a column, by {name(reading.judge)}"
     yield from picture(charts.win_matrix(found, order), "win-matrix", says, dense=True)
+    yield from _undrawn(order, charts.WIDEST)
     cells = {(row["contestant"], row["other"]): row for row in found.iter_rows(named=True)}
     columns = (Column(head="beat", show=name, text=True), *(Column(head=name(other), show=name) for other in order))
     rows = tuple((name(one), *(with_n(cells.get((one, other))) for other in order)) for one in order)
