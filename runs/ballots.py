@@ -13,12 +13,14 @@ verdict comes from the same function as any other. Votes come through a file (`j
 
 The journal takes a second writer, in turn with the one that plays. Whoever plays knows the panels' verdicts by heart,
 though, and would not hear of a member's vote: so a person who sits on a panel votes while nobody plays. What was voted
-after a run was sealed, or while it was, stands in the journal alone until `reseal`.
+after a run was sealed, or while it was, stands in the journal alone until `reseal`. Threads of one process wait for
+each other: no member is refused because the same process seals, or stores another vote.
 """
 
 import asyncio
 import re
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -41,6 +43,9 @@ MOST_REASON = 5_000
 """Characters of a reason."""
 PATIENCE_S = 10.0
 """How long a vote waits for the journal's other writer."""
+
+_HOLDING = threading.Lock()
+"""Had by the thread that holds a run, or is about to."""
 
 
 def name_of(person: str) -> str:
@@ -128,14 +133,29 @@ def cast(folder: Path, match: Match, vote: Vote) -> None:
     if not panels:
         _add(folder, vote, verdict)
         return
+    with _HOLDING:
+        try:
+            held = Run.resume(folder)
+        except InputError as error:
+            person, on = vote.judge.removeprefix(HUMAN), ", ".join(map(repr, panels))
+            raise InputError(f"{person} sits on the panel {on}, which is decided while nobody plays: {error}") from None
+        except (sqlite3.Error, OSError, pl.exceptions.PolarsError) as error:
+            raise StorageError(f"the vote could not be written: {one_line(str(error))}") from None
+        with held:
+            tally = _tally(held, _verdicts(folder, match.debate_id))
+            _add(folder, vote, verdict, *tally.add(match, verdict))
+
+
+def _verdicts(folder: Path, debate_id: str) -> list[Verdict]:
+    """Every verdict on one debate."""
+    table = TABLES["verdicts"]
+    query = f"SELECT {', '.join(table.columns)} FROM verdicts WHERE debate_id = ?"
     try:
-        held = Run.resume(folder)
-    except InputError as error:
-        person, on = vote.judge.removeprefix(HUMAN), ", ".join(map(repr, panels))
-        raise InputError(f"{person} sits on the panel {on}, which is decided while nobody plays: {error}") from None
-    with held:
-        known = (known for known in held.journal.verdicts() if known.debate_id == match.debate_id)
-        _add(folder, vote, verdict, *_tally(held, known).add(match, verdict))
+        with closing(journal.reader(folder)) as connection:
+            rows = connection.execute(query, (debate_id,)).fetchall()
+    except sqlite3.Error as error:
+        raise StorageError(f"the vote could not be written: {error}") from None
+    return [Verdict(**row) for row in table.frame(rows).to_dicts()]
 
 
 def _add(folder: Path, vote: Vote, *verdicts: Verdict) -> None:
@@ -175,9 +195,10 @@ def behind(folder: Path) -> bool:
 def reseal(folder: Path) -> str:
     """Seal a sealed run again where its tables lack votes of persons; why that could not be done yet, or nothing."""
     try:
-        if behind(folder):
-            with Run.resume(folder) as held:
-                held.seal()
-    except (InputError, StorageError, sqlite3.Error, OSError) as error:  # held by another process; no space
-        return one_line(str(error))
+        with _HOLDING:
+            if behind(folder):
+                with Run.resume(folder) as held:
+                    held.seal()
+    except (InputError, StorageError, sqlite3.Error, OSError, pl.exceptions.PolarsError) as error:
+        return one_line(str(error))  # held by another process; no space; damaged
     return ""

@@ -164,6 +164,39 @@ def test_a_panel_takes_in_its_members_vote(folder: Path) -> None:
         assert before[row["debate_id"]]["votes"] == 2
 
 
+def test_a_members_vote_waits_while_the_same_process_seals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = debates(folder)[:2]
+    cast(folder, first.match, vote_of(first, "human:bob", "for"))
+    write = tables._write
+    member = Thread(target=lambda: cast(folder, second.match, vote_of(second, "human:ann", "tie")))
+
+    def beside_a_vote(place: Path, table: tables.Table, snapshot: Connection) -> dict[str, object]:
+        if member.ident is None:
+            member.start()
+            member.join(0.3)  # long enough to be refused
+        return write(place, table, snapshot)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tables, "_write", beside_a_vote)
+        assert reseal(folder) == ""
+    member.join()
+    assert stored(folder, "human:ann") == [(second.id, "tie", "tie")]
+    assert reseal(folder) == "" and in_tables(folder, "human:ann") == [(second.id, "tie")]
+
+
+def test_members_vote_at_once(folder: Path) -> None:
+    threads = [
+        Thread(target=cast, args=(folder, debate.match, vote_of(debate, "human:ann", "for")))
+        for debate in debates(folder)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(stored(folder, "human:ann")) == 6 and reseal(folder) == ""
+    assert runs.load(folder).verdicts.filter(judge="bench").collect()["votes"].to_list() == [3] * 6
+
+
 # Sealing again
 
 
@@ -193,6 +226,17 @@ def test_what_has_nothing_to_seal_is_left_alone(folder: Path) -> None:
     (folder / tables.MANIFEST).unlink()
     cast(folder, debate.match, vote_of(debate, "human:bob", "for"))
     assert reseal(folder) == "" and not tables.is_sealed(folder)  # a run that goes on is sealed by whoever plays it
+
+
+def test_tables_that_are_damaged_are_told_of(folder: Path) -> None:
+    debate = debates(folder)[0]
+    cast(folder, debate.match, vote_of(debate, "human:bob", "for"))
+    table = folder / "votes.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(b"x" * len(whole))
+    assert "parquet" in reseal(folder)
+    table.write_bytes(whole)
+    assert reseal(folder) == "" and in_tables(folder) == [(debate.id, "for")]
 
 
 def test_a_folder_without_a_journal_takes_no_vote(folder: Path) -> None:

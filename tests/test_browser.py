@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
-from test_view import HOSTILE, playing, spoil, template, until
+from test_view import HOSTILE, playing, say, spoil, template, until
 
 import runs
 from runs import tables
@@ -309,6 +309,72 @@ def test_what_a_reader_is_at_stays_when_the_board_moves(chromium: Browser, tmp_p
         before = complete(page)
         until(lambda: complete(page) > before)
         assert page.evaluate("document.activeElement.id") == focused
+
+
+@pytest.fixture
+def stopped(folder: Path) -> Path:
+    """A run that is not sealed, in which two judges quoted; tests write into its journal."""
+    (folder / tables.MANIFEST).unlink()
+    for judge in ("mid", "new"):
+        say(folder, judge, "for", where="match = 0", text="at some length, " * 60)
+    return folder
+
+
+def test_what_a_reader_is_at_stays_when_a_debate_moves(chromium: Browser, stopped: Path) -> None:
+    debate = runs.load(stopped).debates.collect()["debate_id"][0]
+    focused = "() => document.activeElement.id"
+    with viewed(chromium, stopped) as page:
+        open_(page, f"/debates/{debate}")
+        new = page.locator("[data-judge=new]")
+        new.locator("details summary").first.click()
+        new.locator("details summary").last.click()
+        opened = page.locator("details[open]").evaluate_all("all => all.map(each => each.id)")
+        assert len(opened) == 2
+        places = [
+            new.get_by_role("link", name="Mark its quotes"),
+            new.locator("details summary").last,
+            new.locator("details li a"),
+            page.locator("#turn-3 a.to"),
+            page.get_by_role("navigation", name="Turns").get_by_role("link", name="4", exact=True),
+        ]
+        for at, place in enumerate(places):
+            place.focus()
+            before = page.evaluate(focused)
+            page.evaluate("document.activeElement.old = true")
+            say(stopped, f"a{at}", "against", where="match = 0")
+            expect(page.locator(f"[data-judge=a{at}]")).to_be_visible()
+            assert page.evaluate(focused) == before != "" and page.evaluate("!document.activeElement.old")
+            expect(place).to_be_focused()
+        assert page.locator("details[open]").evaluate_all("all => all.map(each => each.id)") == opened
+
+
+def test_what_a_reader_has_selected_stays_until_it_is_let_go(chromium: Browser, stopped: Path) -> None:
+    debate = runs.load(stopped).debates.collect()["debate_id"][0]
+    selected = "() => getSelection().toString()"
+    with viewed(chromium, stopped) as page:
+        open_(page, f"/debates/{debate}")
+        page.evaluate("getSelection().selectAllChildren(document.querySelector('#turn-2 .said'))")
+        text = page.evaluate(selected)
+        assert len(text) > 200
+        for judge in ("one", "two"):  # what the second asks for was asked for by the page that the first left alone
+            with page.expect_response(lambda got: "/live" in got.url and got.status == 200):
+                say(stopped, judge, "against", where="match = 0")
+        assert page.evaluate(selected) == text and page.locator("[data-judge=one]").count() == 0
+        page.evaluate("getSelection().empty()")
+        expect(page.locator("[data-judge=two]")).to_be_visible()
+
+
+def test_a_page_says_when_the_viewer_is_gone(chromium: Browser, stopped: Path) -> None:
+    page = chromium.new_page()  # whose console may complain
+    page.set_default_timeout(PATIENCE_MS)
+    with serve(Settings(run=str(stopped), port=0)) as url:
+        page.goto(url)
+        expect(page.locator(".mark")).to_have_text("stopped")
+        assert page.locator("#unanswered").count() == 0
+    expect(page.locator("#status")).to_contain_text("no answer from the viewer", timeout=PATIENCE_MS)
+    with serve(Settings(run=str(stopped), port=int(url.split(":")[2].strip("/")))):
+        expect(page.locator("#unanswered")).to_have_count(0, timeout=PATIENCE_MS)
+    page.close()
 
 
 # Strangers' text

@@ -33,7 +33,9 @@ import runs
 from arena.run import Result, run
 from arena.run import Settings as Played
 from runs import Run, tables
+from runs.pairings import win_matrix
 from runs.ratings import leaderboard
+from runs.spec import Spec
 from runs.transcript import NAMES
 from runs.view import Settings, serve
 from runs.view.__main__ import main
@@ -74,14 +76,15 @@ class Browser:
         if self.cookies:
             sent.setdefault("Cookie", "; ".join(f"{name}={value}" for name, value in self.cookies.items()))
         with closing(http.client.HTTPConnection(self.url.split("/")[2], timeout=PATIENCE_S)) as connection:
-            connection.request(method, path, body, sent)
+            with suppress(BrokenPipeError, ConnectionResetError):  # an answer may come before all was sent
+                connection.request(method, path, body, sent)
             response = connection.getresponse()
             text = response.read().decode()
         for name, value in response.getheaders():
             if name.lower() == "set-cookie":
                 cookie, _, rest = value.partition(";")
                 self.cookies[cookie.partition("=")[0]] = cookie.partition("=")[2]
-                assert "HttpOnly" in rest and "samesite=strict" in rest.lower()
+                assert "HttpOnly" in rest and "samesite=lax" in rest.lower()
         return Answer(status=response.status, text=text, headers={k.lower(): v for k, v in response.getheaders()})
 
     def get(self, path: str, **headers: str) -> Answer:
@@ -136,6 +139,8 @@ def template(kind: str) -> Path:
     """Runs that tests copy or only look at."""
     out = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, out, ignore_errors=True)
+    if kind == "seated":
+        return seated(Path(shutil.copytree(template("faulty"), out / "run")))
     files = {
         "plain": [],
         "faulty": [
@@ -152,6 +157,40 @@ def template(kind: str) -> Path:
         )
     )
     return played.folder
+
+
+PANEL, PARTS = "together", ("rules@4", "scripted@2")
+
+
+def seated(folder: Path) -> Path:
+    """A run in which a panel, two trajectories, a judge with an @ in its name, and two persons spoke as well."""
+    spec = Spec.read(folder)
+    spec.model_copy(update={"panels": ({"name": PANEL, "members": ["rules", "scripted"]},)}).save(folder)
+    say(folder, PANEL, "tie")
+    say(folder, "rules@4", "invalid", where="match % 2 = 0", consistent=0)
+    say(folder, "scripted@2", "tie", consistent=0)
+    say(folder, "me@home", "against", where="match % 3 = 0", consistent=0)
+    say(folder, "human:ann", "for", where="match % 5 = 0")
+    say(folder, "human:zed", "invalid", where="match % 7 = 0")
+    tables.seal(folder)
+    return folder
+
+
+def say(folder: Path, judge: str, winner: str, *, where: str = "1", consistent: int = 1, text: str = "so") -> None:
+    """Put a judge's votes, with a quote, and verdicts on complete debates into a journal."""
+    quotes = json.dumps([{"turn": 1, "side": "for", "text": "a quote"}])
+    of = f"FROM debates WHERE status = 'complete' AND {where}"
+    with closing(sqlite3.connect(folder / "journal.db")) as journal:
+        verdict = "debate_id, judge, winner, margin, consistent, votes, related"
+        journal.execute(
+            f"INSERT INTO verdicts ({verdict}) SELECT debate_id, ?, ?, 0, ?, 1, 0 {of}", (judge, winner, consistent)
+        )
+        vote = 'debate_id, judge, "order", sample, winner, scores, rationale, quotes'
+        journal.execute(
+            f"INSERT INTO votes ({vote}) SELECT debate_id, ?, 'for_first', 0, ?, '[]', ?, ? {of}",
+            (judge, winner, text, quotes),
+        )
+        journal.commit()
 
 
 @pytest.fixture
@@ -179,7 +218,34 @@ def test_the_leaderboard_is_that_of_the_ratings(faulty: Browser) -> None:
         shown = re.findall(r'class="rating">([^<]+)<', page)
         assert shown == [f"{value:,.0f}" if value is not None else "–" for value in board.frame["rating"]]
         assert all(html.escape(note, quote=True).replace("&#x27;", "&#39;") in page for note in board.notes)
-    assert 'id="matrix"' in faulty.page("/?judge=rules")
+
+
+def test_the_matrix_says_how_often_the_one_on_the_left_won(faulty: Browser) -> None:
+    loaded = runs.load(template("faulty"))
+    shown = faulty.page("/?judge=rules").split('<table id="matrix"')[1]
+    names = re.findall(r'<th scope="col"><bdi class="name">(\w+)<', shown)
+    cells = {}
+    for row in shown.split('<tr><th scope="row"')[1:]:
+        (name,) = re.findall(r'<bdi class="name">(\w+)<', row)
+        for other, cell in zip(names, re.findall(r"<td[^>]*>(.*?)</td>", row), strict=True):
+            cells[name, other] = re.match(r"(\d+) %<small>n (\d+)", cell)
+    met = win_matrix(loaded.debates, loaded.verdicts, "rules").to_dicts()
+    wanted = {(row["contestant"], row["other"]): (f"{100 * row['win_rate']:.0f}", str(row["debates"])) for row in met}
+    assert {pair: cell.groups() for pair, cell in cells.items() if cell} == wanted
+    assert len(wanted) == 6 and any(int(rate) != 50 for rate, _ in wanted.values())
+
+
+def test_intervals_are_drawn_where_they_are(faulty: Browser) -> None:
+    loaded = runs.load(template("faulty"))
+    rated = leaderboard(loaded.debates, loaded.verdicts, judge="rules").frame.drop_nulls("low")
+    drawn = re.findall(r'<line x1="([\d.]+)" x2="([\d.]+)".*?<rect x="([-\d.]+)"', faulty.page("/?judge=rules"))
+    told = rated.select("low", "high", "rating").rows()
+    pairs = [(x, float(at)) for row, ats in zip(told, drawn, strict=True) for x, at in zip(row, ats, strict=True)]
+    pairs = [(x, at + 0.8 if n % 3 == 2 else at) for n, (x, at) in enumerate(pairs)]  # a mark is 1.6 wide
+    (least, left), (most, right) = min(pairs), max(pairs)
+    assert 0 <= left < 10 and 90 < right <= 100
+    for x, at in pairs:
+        assert at == pytest.approx(left + (right - left) * (x - least) / (most - least), abs=0.02)
 
 
 def test_a_debate_shows_all_that_is_stored_of_it_but_private_reasoning(folder: Path) -> None:
@@ -232,28 +298,66 @@ def test_two_debates_on_one_topic_stand_side_by_side(faulty: Browser) -> None:
     assert faulty.get(f"/compare?a={first['debate_id']}&b={elsewhere}").status == 400
 
 
+def test_whose_word_is_on_the_whole_debate() -> None:
+    folder = template("seated")
+    debates = runs.load(folder).debates.collect()
+    row = next(row for row in debates.to_dicts() if row["status"] == "complete" and row["match"] % 210 == 0)
+    whole = [PANEL, "me@home", "rules", "scripted", "human:ann", "human:zed"]
+    with seen(folder) as browser:
+        assert re.findall(r'href="/\?judge=[^"]+"[^>]*>([^<]+)<', browser.page("/")) == whole
+        page = browser.page(f"/debates/{row['debate_id']}")
+        assert re.findall(r'data-judge="([^"]+)"', page) == [*whole, *PARTS]
+        apart = re.findall(r'<details id="part-\w+"><summary[^>]*><bdi class="name">([^<]+)<', page)
+        assert apart == [*PARTS] and page.count("on a part of the debate") == 2
+        outcomes = browser.page(f"/compare?a={row['debate_id']}&b={row['debate_id']}").split('<ul class="outcomes">')
+        named = re.findall(r'<li><bdi class="name">([^<]+)<', outcomes[1])
+        assert sorted(named) == sorted(whole)
+
+
+def test_what_can_have_the_focus_is_named_by_what_it_is(folder: Path) -> None:
+    say(folder, "other", "for", where="match = 0", text="at length " * 100)
+    say(folder, "other@2", "for", where="match = 0")
+    with seen(folder) as browser:
+        debate = listed(browser.page("/debates"))[0]
+        pages = []
+        for judge in ("a judge who comes first", "zoe"):
+            part = browser.page(f"/debates/{debate}/live")
+            focusable = re.findall(r"<(?:a|summary|details|article|button)\b[^>]*>", part)
+            ids = [*re.findall(r' id="([^"]+)"', " ".join(focusable))]
+            assert len(ids) == len(focusable) == len({*ids})
+            pages.append(ids)
+            say(folder, judge, "for", where="match = 0")
+        assert {*pages[0]} < {*pages[1]}  # nobody's name has passed to another
+
+
 # The list
 
+FIRST = {"faulty": "rules", "seated": PANEL}
+"""By whose verdicts a run's outcomes are told, where nobody is named."""
 
-def expected(filters: dict[str, Any]) -> list[str]:
+
+def expected(filters: dict[str, Any], kind: str) -> list[str]:
     """What filters leave, said once more over the tables, row by row."""
-    loaded = runs.load(template("faulty"))
+    loaded = runs.load(template(kind))
     turns = loaded.turns.collect().to_dicts()
     trimmed = {turn["debate_id"] for turn in turns if turn["trimmed"]}
     failed = {*loaded.failures.collect()["debate_id"]}
     verdicts = loaded.verdicts.collect().to_dicts()
     left = []
     for debate in loaded.debates.collect().to_dicts():
-        own = [verdict for verdict in verdicts if verdict["debate_id"] == debate["debate_id"]]
+        of_all = [verdict for verdict in verdicts if verdict["debate_id"] == debate["debate_id"]]
+        own = [verdict for verdict in of_all if verdict["judge"] not in PARTS]
+        single = [verdict for verdict in own if verdict["judge"] != PANEL]
         marks = {
             "trimmed": debate["debate_id"] in trimmed,
             "failed": debate["debate_id"] in failed,
-            "disagree": len({v["winner"] for v in own} & {"for", "against", "tie"}) > 1,
+            "disagree": len({v["winner"] for v in single} & {"for", "against", "tie"}) > 1,
             "inconsistent": not all(v["consistent"] for v in own),
             "invalid": any(v["winner"] == "invalid" for v in own),
             "voted": any(v["judge"].startswith("human:") for v in own),
         }
-        winner = next((v["winner"] for v in own if v["judge"] == filters.get("judge", "rules")), "none")
+        judge = filters.get("judge", FIRST[kind])
+        winner = next((v["winner"] for v in of_all if v["judge"] == judge), "none")
         seats = {side: debate[f"{side}_contestant"] for side in ("for", "against")}
         who = filters.get("contestant")
         won = {"won": seats.get(winner) == who, "lost": winner in seats and seats[winner] != who}
@@ -293,9 +397,22 @@ def test_filters_leave_what_the_tables_say(faulty: Browser) -> None:
     sizes = set()
     for filters in some_filters():
         found = all_pages(faulty, **filters)
-        assert found == expected(filters), filters
+        assert found == expected(filters, "faulty"), filters
         sizes.add(len(found))
     assert len(sizes) > 8
+
+
+def test_flags_are_of_judges_of_whole_debates() -> None:
+    with seen(template("seated")) as browser:
+        sizes = []
+        for flag in FLAGS:
+            found = all_pages(browser, flag=[flag])
+            assert found == expected({"flag": [flag]}, "seated"), flag
+            sizes.append(len(found))
+        ended = runs.load(template("seated")).debates.filter(status="complete").collect().height
+        assert min(sizes) > 0 and max(sizes) < ended
+        assert all_pages(browser, outcome="tie") == expected({"outcome": "tie"}, "seated")
+        assert all_pages(browser, judge="rules@4", outcome="invalid")  # who asks for a part is shown it
 
 
 def test_pages_hold_every_debate_once(faulty: Browser) -> None:
@@ -508,10 +625,8 @@ def test_nothing_but_get_and_post(faulty: Browser) -> None:
 
 def test_a_body_has_a_bound(faulty: Browser) -> None:
     assert faulty.post("/judge/name", {"name": "x" * (MOST_BODY + 1)}).status == 413
-    assert faulty.ask("POST", "/judge/name", iter([b"x" * 60_000] * 3), Transfer_Encoding="chunked").status in (
-        400,
-        413,
-    )  # type: ignore[arg-type]
+    chunks: Any = iter([b"x" * 60_000] * 2)
+    assert faulty.ask("POST", "/judge/name", chunks).status == 413  # of which nothing says how long they are
 
 
 def test_what_is_asked_wrongly_is_told_on_one_line(faulty: Browser) -> None:
@@ -542,6 +657,7 @@ def test_a_token_is_needed_by_every_request(folder: Path) -> None:
         answer = browser.get(f"/?token={TOKEN}")
         assert (answer.status, answer.headers["location"]) == (303, "/")
         assert browser.get("/debates").status == 200 and TOKEN not in browser.page("/")
+        assert {browser.get(path).headers["cache-control"] for path in ("/", "/debates", "/nowhere")} == {"no-store"}
 
 
 def test_a_token_is_made_up_where_none_is_given(folder: Path) -> None:
@@ -576,9 +692,60 @@ def test_a_run_that_goes_on_is_followed(tmp_path: Path) -> None:
         loaded = runs.load(folder)
         board = leaderboard(loaded.debates, loaded.verdicts, judge="rules")
         assert re.findall(r'class="rating">([^<]+)<', browser.page("/")) == [f"{v:,.0f}" for v in board.frame["rating"]]
+        said = dict(loaded.turns.group_by("debate_id").agg(pl.col("words").sum()).collect().rows())
+        rows = re.findall(r'data-debate="(\w+)">(.*?)</tr>', browser.page("/debates"), flags=re.S)
+        words = {debate_id: re.findall(r"<td[^>]*>(.*?)</td>", row)[6] for debate_id, row in rows}
+        assert words == {debate_id: f"{count:,}" for debate_id, count in said.items()}
         turn = loaded.turns.collect().row(-1, named=True)
         asked = quote('"' + " ".join(tokens(turn["text"])[:12]) + '"')
         until(lambda: f"/debates/{turn['debate_id']}#turn-{turn['turn']}" in browser.page(f"/search?q={asked}"))
+
+
+def test_a_run_that_nobody_plays_has_stopped(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    with seen(folder) as browser:
+        assert state(browser) == "stopped"
+        with Run.resume(folder):
+            until(lambda: state(browser) == "going on")
+        until(lambda: state(browser) == "stopped")
+        often = asked_every(browser)
+        tables.seal(folder)
+        until(lambda: state(browser) == "sealed")
+        assert asked_every(browser) > often
+
+
+def state(browser: Browser) -> str:
+    return re.findall(r'class="mark \w+">([^<]+)<', browser.page("/status"))[0]
+
+
+def asked_every(browser: Browser) -> int:
+    """Seconds after which the parts of a page ask for themselves again."""
+    (every,) = {*re.findall(r'hx-trigger="every (\d+)s"', browser.page("/"))}
+    return int(every)
+
+
+def test_only_judges_of_whom_there_is_something_new_are_rated(folder: Path) -> None:
+    say(folder, "other", "for", where="match % 3 > 0")
+    with Watch(folder=folder, every=0.05) as watch:
+        before = watch.now
+        say(folder, "other", "against", where="match % 3 = 0")
+        until(lambda: watch.now is not before)
+        now = watch.now
+        assert now.boards["rules"].board is before.boards["rules"].board
+        for judge in ("other", "rules"):
+            fresh = leaderboard(now.debates, now.verdicts, judge=judge, contestants=now.contestants)
+            kept = now.boards[judge]
+            assert kept.board is not None and kept.matrix is not None
+            assert kept.board.frame.equals(fresh.frame) and kept.board.notes == fresh.notes
+            assert kept.matrix.equals(win_matrix(now.debates, now.verdicts, judge))
+        with closing(sqlite3.connect(folder / "journal.db")) as journal:
+            journal.execute("UPDATE debates SET status = 'void' WHERE match < 3")
+            journal.commit()
+        until(lambda: watch.now is not now)
+        for judge in ("other", "rules"):
+            fresh = leaderboard(watch.now.debates, watch.now.verdicts, judge=judge, contestants=now.contestants)
+            board = watch.now.boards[judge].board
+            assert board is not None and board.voids == 3 and board.frame.equals(fresh.frame)
 
 
 def shown(browser: Browser) -> int:
@@ -651,6 +818,14 @@ def test_a_vote_is_stored_and_the_run_sealed_again(folder: Path) -> None:
         until(lambda: "human:ann" in browser.page("/"))
         assert listed(browser.page("/debates?flag=voted")) == [debate_id]
         assert browser.ballot()[0] != path
+
+
+def test_nobody_can_make_the_address_of_a_ballot(folder: Path) -> None:
+    with seen(folder, name="ann") as one, seen(folder, name="ann") as other:
+        pages = [browser.ballot() for browser in (one, other)]
+    addresses, said = zip(*pages, strict=True)
+    assert addresses[0] != addresses[1]
+    assert len({re.findall(r"<h1[^>]*>(.*?)</h1>", page)[0] for page in said}) == 1  # though it is the same debate
 
 
 def test_everybody_is_given_the_same_debates(folder: Path) -> None:
@@ -791,6 +966,35 @@ def test_a_look_that_fails_is_told_and_what_was_seen_stays(folder: Path) -> None
         assert "spec" in until(lambda: watch.trouble) and len(watch.now.debates) == before
         (folder / "spec.json").write_text(spec)
         until(lambda: not watch.trouble)
+
+
+def test_a_run_that_is_taken_away_is_told(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    with seen(folder) as browser:
+        assert "cannot be read" not in browser.page("/status")
+        shutil.rmtree(folder)
+        until(lambda: "cannot be read just now" in browser.page("/status"))
+        assert shown(browser) == 40
+
+
+def test_a_journal_may_go_and_come_back_while_a_sealed_run_is_viewed(folder: Path, tmp_path: Path) -> None:
+    with seen(folder, name="ann") as browser:
+        path, page = browser.ballot()
+        debate = listed(browser.page("/debates"))[4]
+        paths = ("/board", f"/debates/{debate}/live", "/debates?outcome=for")
+        before = [browser.page(path) for path in paths]
+        kept = Path(shutil.copy(folder / "journal.db", tmp_path))
+        for file in folder.glob("journal.db*"):
+            file.unlink()
+        assert [browser.page(path) for path in paths] == before
+        assert browser.vote(path, page, winner="for").status == 409
+        time.sleep(1.2)
+        assert "error" not in browser.page("/status")
+        kept.rename(folder / "journal.db")
+        say(folder, "other", "for")
+        until(lambda: "other" in browser.page("/"))
+        assert browser.vote(path, page, winner="for").status == 303
+        until(lambda: listed(browser.page("/debates?flag=voted")))
 
 
 def test_the_command_refuses_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,15 +61,36 @@ window.addEventListener("pageshow", () => {
   for (const form of document.forms) delete form.dataset.sent;
 });
 
-// What a reader has opened stays open, and what is scrolled stays there, when its part of the page is replaced.
+// When a part of the page is replaced, what a reader has opened stays open, what is scrolled stays there, and what has
+// the focus keeps it. A part in which text is selected is not replaced before the selection is gone.
 let opened = [];
 let scrolled = [];
+let focused = "";
 document.addEventListener("htmx:beforeSwap", (event) => {
   const part = event.detail.target;
+  const selection = getSelection();
+  if (!selection.isCollapsed && selection.containsNode(part, true)) event.detail.shouldSwap = false;
+  focused = part.contains(document.activeElement) ? document.activeElement.id : "";
   opened = [...part.querySelectorAll("details[open][id]")].map((each) => each.id);
   scrolled = [...part.querySelectorAll(".scroll[id]")].map((each) => [each.id, each.scrollLeft]);
 });
 document.addEventListener("htmx:afterSwap", () => {
   for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
   for (const [id, left] of scrolled) document.getElementById(id)?.scrollTo(left, 0);
+  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });  // it may stand in what was shut
+});
+
+// Who is not answered is told so in the status, which would else stand there as if it were true.
+const unanswered = new Map();
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { target, successful, xhr } = event.detail;
+  if (successful) unanswered.delete(target.id);
+  else unanswered.set(target.id, xhr.status ? `the viewer answered ${xhr.status}` : "no answer from the viewer");
+  document.getElementById("unanswered")?.remove();
+  if (!unanswered.size) return;
+  const note = document.createElement("strong");
+  note.id = "unanswered";
+  note.className = "error";
+  note.textContent = [...new Set(unanswered.values())].join(", ");
+  document.querySelector("#status .status")?.append(note);
 });

@@ -1,5 +1,6 @@
 """`python -m runs.view`: the command; see `runs/view/__init__.py`."""
 
+import platform
 import shlex
 import signal
 import sys
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, told)
+        if settings.host in ("0.0.0.0", "::") and (name := platform.node()):  # which is no address that others can open
+            url = url.replace("//0.0.0.0:", f"//{name}:").replace("//[::]:", f"//{name}:")
         print(f"{shlex.quote(url) if '?' in url else url}  (Ctrl-C to stop)", flush=True)
         stop.wait()
     return 0

@@ -1,6 +1,6 @@
 """Where a person votes: one debate after the other, blind.
 
-    booth = Booth(watch, pages, person="ann")
+    booth = Booth(watch, pages, sealing, person="ann")
     booth.routes()                     # /judge, /judge/name, /judge/<ballot>
 
 A ballot shows what every judge is shown: the motion, what is known, and the speeches under the neutral names of
@@ -9,12 +9,15 @@ with the process: neither the page nor its address leads to the debate, to who s
 until the vote is stored. Then the page says who it was.
 
 Everybody is given the same debates in the same order (`runs/ballots.py`). A vote lands in the journal at once; a thread
-seals a sealed run again when no vote has come for a moment (`Sealing`).
+seals a sealed run again when no vote has come for a moment (`Sealing`). A vote that is refused comes back as it was
+filled in.
 """
 
 import hashlib
 import hmac
+import re
 import secrets
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -28,9 +31,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from runs.ballots import MOST_REASON, cast, name_of, reseal, vote_of
+from runs.ballots import MOST_REASON, behind, cast, name_of, reseal, vote_of
+from runs.journal import StorageError
+from runs.panels import TRAJECTORY
 from runs.transcript import Transcript
-from runs.view.pages import Pages, checked
+from runs.view.pages import UNREADABLE, Pages, checked
 from runs.view.watch import Watch, background
 from topics.errors import InputError
 
@@ -38,6 +43,8 @@ PERSON = "person"
 """The cookie with a person's name."""
 KEPT = 100_000
 """Ballots that are remembered."""
+FORM = "application/x-www-form-urlencoded"
+"""How forms are sent; of any other kind, none is read."""
 QUIET_S = 2.0
 """Seconds without a vote after which a run is sealed again."""
 
@@ -65,12 +72,13 @@ class Booth:
         self.person = person
         self._key = secrets.token_bytes(32)
         self._ballots: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._cast: set[tuple[str, str]] = set()
+        self._cast: dict[str, set[str]] = {}
 
     def routes(self) -> list[BaseRoute]:
         """Where each page is."""
         return [
             Route("/judge", self.next, methods=["GET"]),
+            Route("/judge/name", self.name, methods=["GET"]),
             Route("/judge/name", self.named, methods=["POST"]),
             Route("/judge/{ballot}", self.ballot, methods=["GET"]),
             Route("/judge/{ballot}", self.vote, methods=["POST"]),
@@ -86,6 +94,14 @@ class Booth:
             return person
         return ""
 
+    def name(self, request: Request) -> Response:
+        """Where a person says a name, or another one."""
+        return RedirectResponse("/judge", 303) if self.person else self._asked_name()
+
+    def _asked_name(self, error: str = "") -> Response:
+        status = 400 if error else 200
+        return self.pages.page("name.html", title="Judge", status=status, csrf=self.csrf, error=error)
+
     async def named(self, request: Request) -> Response:
         """A person says a name."""
         form = await self._form(request)
@@ -93,11 +109,10 @@ class Booth:
         try:
             name_of(person)
         except InputError:
-            line = "A name has up to 50 letters, digits, - and _."
-            return self.pages.page("name.html", title="Judge", status=400, csrf=self.csrf, error=line)
+            return self._asked_name("A name has up to 50 letters, digits, - and _.")
         response = RedirectResponse("/judge", 303)
         if not self.person:
-            response.set_cookie(PERSON, person, max_age=30 * 86_400, httponly=True, samesite="strict")
+            response.set_cookie(PERSON, person, max_age=30 * 86_400, httponly=True, samesite="lax")
         return response
 
     @property
@@ -109,24 +124,36 @@ class Booth:
         return hashlib.blake2b("\x1f".join(parts).encode(), key=self._key, digest_size=16).hexdigest()
 
     async def _form(self, request: Request) -> dict[str, str]:
-        form = await request.form(max_files=0, max_fields=10)
-        given = {name: value for name, value in form.items() if isinstance(value, str)}
+        given = await self._sent(request)
         if not hmac.compare_digest(given.get("csrf", "").encode(), self.csrf.encode()):
             raise HTTPException(403, "this form is not of this sitting; go back, load the page again, and send it anew")
         return given
+
+    async def _sent(self, request: Request) -> dict[str, str]:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+            raise HTTPException(415, f"a form is sent as {FORM}")
+        form = await request.form(max_files=0, max_fields=10)
+        return {name: value for name, value in form.items() if isinstance(value, str)}
 
     # Which debate
 
     def next(self, request: Request) -> Response:
         """To the next ballot of whoever asks."""
         if not (person := self._of(request)):
-            return self.pages.page("name.html", title="Judge", csrf=self.csrf, error="")
+            return self._asked_name()
         now = self.watch.now
-        voted = {*now.verdicts.filter(judge=name_of(person))["debate_id"]}
+        voted = {*now.verdicts.filter(judge=name_of(person))["debate_id"]} | self._cast.get(person, set())
         for debate_id in now.ballots:
-            if debate_id not in voted and (person, debate_id) not in self._cast:
+            if debate_id not in voted:
                 return RedirectResponse(f"/judge/{self._ballot(person, debate_id)}", 303)
-        return self.pages.page("done.html", title="Judge", person=person, voted=len(voted), going=not now.sealed)
+        return self.pages.page(
+            "done.html",
+            title="Judge",
+            person=person,
+            fixed=bool(self.person),
+            voted=len(voted),
+            going=not now.sealed,
+        )
 
     def _ballot(self, person: str, debate_id: str) -> str:
         ballot = self._digest("ballot", person, debate_id)
@@ -153,10 +180,20 @@ class Booth:
         mine = next((vote for vote in stored.votes if vote["judge"] == name_of(person)), None)
         if mine is None:
             return self._shown(ballot, person, debate_id)
-        row = self.watch.now.debate(debate_id)
+        self._has_voted(person, debate_id)
         return self.pages.page(
-            "cast.html", title="Your vote", person=person, row=row, vote=mine, verdicts=stored.verdicts
+            "cast.html",
+            title="Your vote",
+            person=person,
+            row=self.watch.now.debate(debate_id),
+            vote=mine,
+            verdicts=[verdict for verdict in stored.verdicts if not re.search(TRAJECTORY, verdict["judge"])],
+            waits=self.sealing.waits,
         )
+
+    def _has_voted(self, person: str, debate_id: str) -> None:
+        """Known at once, though what is watched tells it a moment later."""
+        self._cast.setdefault(person, set()).add(debate_id)
 
     def _shown(
         self, ballot: str, person: str, debate_id: str, *, error: str = "", status: int = 200, given: Any = None
@@ -169,6 +206,7 @@ class Booth:
             ballot=ballot,
             csrf=self.csrf,
             person=person,
+            fixed=bool(self.person),
             topic=debate.topic,
             names=Transcript.of(debate).names,
             turns=debate.turns,
@@ -181,7 +219,11 @@ class Booth:
         """Store a vote."""
         from starlette.concurrency import run_in_threadpool
 
-        ballot, person, debate_id = self._named(request)
+        try:
+            ballot, person, debate_id = self._named(request)
+        except HTTPException as error:  # the viewer was started anew since the ballot was read
+            typed = (await self._sent(request)).get("reason", "")
+            return self.pages.page("error.html", title="404", status=404, line=error.detail, typed=typed)
         form = await self._form(request)
         return await run_in_threadpool(self._vote, ballot, person, debate_id, form)
 
@@ -192,9 +234,10 @@ class Booth:
             confidence = None if given.confidence is None else given.confidence / 100
             vote = vote_of(debate, name_of(person), given.winner, confidence=confidence, reason=given.reason)
             cast(self.watch.folder, debate.match, vote)
-        except InputError as error:
-            return self._shown(ballot, person, debate_id, error=str(error), status=409, given=form)
-        self._cast.add((person, debate_id))
+        except (InputError, StorageError) as error:
+            status = 409 if isinstance(error, InputError) else 503
+            return self._shown(ballot, person, debate_id, error=str(error), status=status, given=form)
+        self._has_voted(person, debate_id)
         self.sealing.wanted()
         return RedirectResponse(f"/judge/{ballot}", 303)
 
@@ -224,6 +267,9 @@ class Sealing:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        with suppress(InputError, *UNREADABLE):
+            if behind(self.folder):
+                print("sealing the votes; Ctrl-C again leaves them to the next start", file=sys.stderr, flush=True)
         self._thread.join()
         self.waits = reseal(self.folder)
 

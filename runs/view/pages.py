@@ -1,16 +1,19 @@
 """The pages of the viewer: from routes to templates.
 
-    app = application(watch, index)          # a Starlette application over one run
+    pages = Pages(watch, index)
+    app = application(pages, *more)          # a Starlette application over one run, with routes that are not here
 
 A page is a pure reading of `watch.now`, of what the store holds under one key, or of the index; nothing in a URL is
 ever a path, or a part of one. What moves by itself is a fragment with the digest of what it shows in its address: it is
-asked for every two seconds, and answered by 204 while nothing has changed, so that what is being read stays in place.
+asked for every two seconds, more rarely once the run is sealed, and answered by 204 while nothing has changed, so that
+what is being read stays in place.
 
 What is asked in a wrong way is told on one line: 400, or 404 where there is no such thing. Who may ask at all is
 `server.py`'s to say, and what a person's ballot looks like, `runs/view/booth.py`'s.
 """
 
 import math
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -29,6 +32,7 @@ from starlette.routing import BaseRoute, Route
 
 from runs.journal import StorageError
 from runs.markup import MOST, STATIC, render
+from runs.panels import TRAJECTORY
 from runs.records import content_id
 from runs.view import search
 from runs.view.filters import PAGE, Filters, narrow
@@ -48,6 +52,8 @@ HELD = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if pat
 UNREADABLE = (StorageError, sqlite3.Error, OSError, pl.exceptions.PolarsError)
 """What is raised while a run is being written, moved away or deleted."""
 EDITION = content_id(*HELD.values())
+OFTEN_S, RARELY_S = 2, 10
+"""Seconds after which what moves is asked for again: before a run is sealed, and after, as people may still vote."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -132,10 +138,14 @@ class Pages:
         shown = render(
             "_status.html",
             now=now,
+            state="sealed" if now.sealed else "going on" if self.watch.held else "stopped",
             trouble=self.watch.trouble,
             ago=next((f"{ago / s:.0f} {unit}" for s, unit in ((3600, "h"), (60, "min")) if ago >= s), ""),
         )
-        return moving("status", "/status", shown)
+        return self._moving("status", "/status", shown)
+
+    def _moving(self, name: str, url: str, shown: str) -> Markup:
+        return moving(name, url, shown, RARELY_S if self.watch.now.sealed else OFTEN_S)
 
     def status(self, request: Request) -> Response:
         """How far the run is."""
@@ -167,7 +177,7 @@ class Pages:
         shown = render(
             "_board.html", now=now, found=found, rows=rows, place=_scale(rows), met=_met(found.matrix), link=link
         )
-        return moving("board", link("/board", judge=judge), shown)
+        return self._moving("board", link("/board", judge=judge), shown)
 
     # Debates
 
@@ -230,13 +240,15 @@ class Pages:
             row=row,
             stored=stored,
             judges=_by_judge(stored, now.judges),
+            is_part=is_part,
+            key=content_id,
             chosen=chosen,
             quotes=_quotes(chosen),
             most=lambda turn: WHOLE if turn == asked.whole else MOST,
             path=path,
             link=link,
         )
-        return moving("debate", link(f"{path}/live", **said), shown)
+        return self._moving("debate", link(f"{path}/live", **said), shown)
 
     def compare(self, request: Request) -> Response:
         """Two debates on one topic, side by side."""
@@ -252,7 +264,12 @@ class Pages:
             for turn in stored.turns:
                 turns[turn["turn"]][at] = turn
         return self.page(
-            "compare.html", title=f"Compare: {rows[0]['motion']}", rows=rows, both=both, turns=sorted(turns.items())
+            "compare.html",
+            title=f"Compare: {rows[0]['motion']}",
+            rows=rows,
+            both=both,
+            turns=sorted(turns.items()),
+            is_part=is_part,
         )
 
     # Search
@@ -289,12 +306,12 @@ class Pages:
 # What moves by itself
 
 
-def moving(name: str, url: str, shown: str) -> Markup:
-    """A part of a page, and where it is asked for again: with a digest of what it shows."""
-    digest = content_id(shown)
+def moving(name: str, url: str, shown: str, every: int) -> Markup:
+    """A part of a page, and where it is asked for again: `every` so many seconds, with a digest of what it shows."""
+    digest = content_id(shown, str(every))
     address = f"{url}{'&' if '?' in url else '?'}shown={digest}"
-    wrap = '<div id="{}" data-shown="{}" hx-get="{}" hx-trigger="every 2s" hx-swap="outerHTML">{}</div>'
-    return Markup(wrap).format(name, digest, address, Markup(shown))
+    wrap = '<div id="{}" data-shown="{}" hx-get="{}" hx-trigger="every {}s" hx-swap="outerHTML">{}</div>'
+    return Markup(wrap).format(name, digest, address, every, Markup(shown))
 
 
 def answer(request: Request, part: Markup) -> Response:
@@ -304,6 +321,11 @@ def answer(request: Request, part: Markup) -> Response:
 
 
 # What templates are given
+
+
+def is_part(judge: str) -> bool:
+    """Whether a judge is a trajectory's, and speaks of a part of a debate."""
+    return bool(re.search(TRAJECTORY, judge))
 
 
 def _scale(rows: list[Row]) -> Callable[[float], float]:

@@ -9,7 +9,8 @@ start, and goes on with what is said later; whoever asks meanwhile finds what is
 is. Hits come in the order in which the turns were written.
 
 A query is words: every part of it is handed to FTS5 as a quoted phrase, so that none of its own syntax is ever read.
-Case and accents do not matter; `don't` is the phrase "don t", as FTS5 cuts texts the same way.
+Case and accents do not matter; `don't` is the phrase "don t", as FTS5 cuts texts the same way. What a query costs grows
+with its words, however often one comes: so there is a bound on them, and on how many may wait for an answer.
 """
 
 import re
@@ -19,17 +20,22 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import polars as pl
 from markupsafe import Markup
 
 from runs.markup import speech
 from runs.view.stored import Store
 from runs.view.watch import background
-from topics.errors import one_line
+from topics.errors import InputError, one_line
 
 PAGE = 20
 """Hits on a page."""
 MOST = 200
 """Characters of a query."""
+WORDS = 16
+"""Words of a query; what stands behind them is not looked for."""
+WAITING = 16
+"""Queries that wait for each other: fewer than the threads that answer requests, so that pages go on."""
 AROUND = 40
 """Words of a snippet."""
 MOST_SHOWN = 600
@@ -67,6 +73,7 @@ class Index:
             "CREATE VIRTUAL TABLE said USING fts5 (debate_id UNINDEXED, turn UNINDEXED, text, tokenize = 'unicode61')"
         )
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(WAITING)
         self._stop = threading.Event()
         nonce = secrets.token_hex(8)  # no text can hold it, so that marks in a snippet are FTS5's
         self._marks = f"\x02{nonce}", f"\x03{nonce}"
@@ -94,7 +101,7 @@ class Index:
                     if self._stop.wait(0.002):  # short steps, between which whoever asks can come in
                         return 0
             self.complete = True
-        except (sqlite3.Error, OSError):  # written at this moment, or gone: looked at again
+        except (sqlite3.Error, OSError, InputError, pl.exceptions.PolarsError):  # written at this moment, or gone
             pass
         return self._every
 
@@ -106,7 +113,10 @@ class Index:
             self.turns += len(rows)
 
     def find(self, query: str, *, page: int = 1) -> Found:
-        """The turns that hold every part of `query`, a page of them; none where no part has a letter or a digit."""
+        """The turns that hold every part of `query`, a page of them; none where no part has a letter or a digit.
+
+        Raises `sqlite3.OperationalError` where too many others are searching.
+        """
         if not (wanted := phrases(query)):
             return Found(total=0, hits=())
         match = " ".join(f'"{part}"' for part in wanted)
@@ -114,9 +124,14 @@ class Index:
             f"SELECT debate_id, turn, snippet(said, 2, ?, ?, '…', {AROUND}) FROM said WHERE said MATCH ? "
             "ORDER BY rowid LIMIT ? OFFSET ?"
         )
-        with self._lock:
-            (total,) = self._database.execute("SELECT count(*) FROM said WHERE said MATCH ?", (match,)).fetchone()
-            rows = self._database.execute(select, (*self._marks, match, PAGE, PAGE * (page - 1))).fetchall()
+        if not self._places.acquire(blocking=False):
+            raise sqlite3.OperationalError("too many others are searching")
+        try:
+            with self._lock:
+                (total,) = self._database.execute("SELECT count(*) FROM said WHERE said MATCH ?", (match,)).fetchone()
+                rows = self._database.execute(select, (*self._marks, match, PAGE, PAGE * (page - 1))).fetchall()
+        finally:
+            self._places.release()
         return Found(total=total, hits=tuple(Hit(debate_id=d, turn=t, snippet=self._snippet(s)) for d, t, s in rows))
 
     def _snippet(self, text: str) -> Markup:
@@ -137,6 +152,16 @@ def _pieces(text: str, begin: str, end: str) -> Iterator[tuple[bool, str]]:
 
 
 def phrases(query: str) -> list[str]:
-    """The parts of a query that hold a letter or a digit: what stands in double quotes, and words."""
-    parts = re.findall(r'"([^"]*)"|([^\s"]+)', one_line(query, MOST))
-    return [part for part in map("".join, parts) if any(c.isalnum() for c in part)]
+    """The parts of a query that hold a letter or a digit, each once: what stands in double quotes, and words."""
+    line = one_line(query, MOST)
+    if len(ends := [word.end() for word in _WORD.finditer(line)]) > WORDS:
+        line = line[: ends[WORDS - 1]]
+        line += '"' * (line.count('"') % 2)
+    parts: dict[tuple[str, ...], str] = {}
+    for part in map("".join, re.findall(r'"([^"]*)"|([^\s"]+)', line)):
+        if words := tuple(_WORD.findall(part.casefold())):
+            parts.setdefault(words, part)
+    return [*parts.values()]
+
+
+_WORD = re.compile(r"[^\W_]+")

@@ -3,13 +3,15 @@
 import asyncio
 import hmac
 import platform
+import re
 import secrets
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -18,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runs.ballots import name_of
 from runs.run import NEWEST, OUT, find
 from runs.settings import Command
 from runs.threaded import in_a_thread
@@ -31,6 +34,8 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 LEAST_TOKEN = 16
 MOST_BODY = 100_000
 """Bytes of a request's body."""
+BODY_S = 10.0
+"""Seconds in which it must come."""
 SWITCH_S = 0.0005
 """How long a thread keeps the interpreter from one that answers, in the command's own process; Python's own 5 ms add up
 to most of an answer while the index is built."""
@@ -75,15 +80,19 @@ class Guard:
         self.app = app
         self.token = token
         self.open = host not in LOCAL
-        self.names = {*LOCAL, host.lower()} | ({platform.node().lower()} if self.open else set())
+        self.names = {*LOCAL, host.lower(), *(_own_names() if self.open else ())}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         request = Request(scope)
 
+        begun = False
+
         async def sent(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
@@ -91,10 +100,14 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store" if private else "no-cache")
             await send(message)
 
-        response = self._refused(request) or await self._signed_in(request)
-        if response is None and request.method == "POST":
-            receive, response = await _whole(receive)
-        await (response or self.app)(scope, receive, sent)
+        try:
+            response = self._refused(request) or await self._signed_in(request)
+            if response is None and request.method == "POST":
+                receive, response = await _whole(receive)
+            await (response or self.app)(scope, receive, sent)
+        except asyncio.CancelledError:  # the server ends, and waits no longer
+            if not begun:
+                await _told(503, "This server is ending.", last=True)(scope, receive, sent)
 
     def _refused(self, request: Request) -> Response | None:
         if request.method not in ("GET", "HEAD", "POST"):
@@ -119,12 +132,14 @@ class Guard:
             return None
         port = request.url.port or 80  # a cookie is for all ports of a host
         cookie = f"token-{port}"
-        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if any(self._is_token(given) for given in (bearer, request.cookies.get(cookie, ""))):
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        given = request.cookies.get(cookie, "")
+        if self._is_token(given) or (scheme.lower() == "bearer" and self._is_token(bearer)):
             return None
         if request.method == "GET" and self._is_token(request.query_params.get("token", "")):
             response = RedirectResponse("/", 303)
-            response.set_cookie(cookie, self.token, httponly=True, samesite="strict")
+            # not strict: links from elsewhere would open nothing. POSTs are held to our pages by other means
+            response.set_cookie(cookie, self.token, httponly=True, samesite="lax")
             return response
         return _told(401, "A token is needed: open the address that `runs.view` printed.")
 
@@ -132,8 +147,15 @@ class Guard:
         return hmac.compare_digest(given.encode(), self.token.encode())
 
 
-def _told(status: int, line: str) -> Response:
-    return PlainTextResponse(f"{line}\n", status)
+def _told(status: int, line: str, *, last: bool = False) -> Response:
+    """A line; the `last` one on a connection, where a body was not read to its end."""
+    return PlainTextResponse(f"{line}\n", status, headers={"Connection": "close"} if last else None)
+
+
+def _own_names() -> set[str]:
+    """What this machine may be called by others."""
+    name = platform.node().lower()
+    return {f"{own}{domain}" for own in {name, name.partition(".")[0]} - {""} for domain in ("", ".local")}
 
 
 def _is_address(name: str) -> bool:
@@ -152,14 +174,20 @@ def _is_same_origin(request: Request) -> bool:
 
 
 async def _whole(receive: Receive) -> tuple[Receive, Response | None]:
-    """The body of a request, read up to a bound, and given on as it came."""
+    """The body of a request, read up to a bound, and given on as it came; or what is told where it did not."""
     body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message["type"] == "http.request" and message.get("more_body", False)
-        if len(body) > MOST_BODY:
-            return receive, _told(413, f"That is more than {MOST_BODY:,} bytes.")
+    try:
+        async with asyncio.timeout(BODY_S):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return receive, _told(400, "That was cut off.", last=True)
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > MOST_BODY:
+                    return receive, _told(413, f"That is more than {MOST_BODY:,} bytes.", last=True)
+    except TimeoutError:
+        return receive, _told(408, "That took too long.", last=True)
 
     async def again() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -170,19 +198,38 @@ async def _whole(receive: Receive) -> tuple[Receive, Response | None]:
 # The server
 
 
+@contextmanager
+def bound(host: str, port: int) -> Iterator[list[Any]]:
+    """Sockets that listen, as long as the block lasts; who comes before they are served waits.
+
+    Raises `InputError` where nothing can listen there.
+    """
+
+    async def made() -> list[Any]:
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+        copies = [socket.dup() for socket in server.sockets]
+        server.close()
+        return copies
+
+    with ExitStack() as stack:
+        try:
+            with ThreadPoolExecutor(1) as apart:  # whoever calls may be in an event loop of their own
+                sockets = apart.submit(lambda: asyncio.run(made())).result()
+            for socket in sockets:
+                stack.callback(socket.close)
+                socket.listen()
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            line = f"cannot listen on {host}:{port}: {why}; name another --port, or 0 for a free one"
+            raise InputError(line) from None
+        yield sockets
+
+
 @asynccontextmanager
-async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
-    """The server, within this event loop; gives its base URL. Raises `InputError` where it cannot listen."""
+async def listening(app: ASGIApp, host: str, sockets: list[Any]) -> AsyncIterator[str]:
+    """The server, within this event loop, on sockets that are bound; gives its base URL."""
     import uvicorn
 
-    loop = asyncio.get_running_loop()
-    try:
-        probe = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot listen on {host}:{port}: {why}; name another --port, or 0 for a free one") from None
-    sockets = [socket.dup() for socket in probe.sockets]
-    probe.close()
     config = uvicorn.Config(
         app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=2, timeout_keep_alive=15,
@@ -192,31 +239,34 @@ async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
     try:
         while not server.started:
             await asyncio.sleep(0.01)
-        bound = sockets[0].getsockname()[1]
-        yield f"http://{f'[{host}]' if ':' in host else host}:{bound}/"
+        yield f"http://{f'[{host}]' if ':' in host else host}:{sockets[0].getsockname()[1]}/"
     finally:
         server.should_exit = True
         await serving
-        for socket in sockets:
-            socket.close()
 
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[str]:
     """The viewer, in threads of its own, as long as the block lasts; gives the URL to open, with the token if any.
 
-    Raises `InputError` where there is no such run, the token is too short, or nothing can listen there.
+    Raises `InputError` where there is no such run, the token is too short, or nothing can listen there; most of it
+    before the run is read, which takes seconds for a large one.
     """
     token = _token(settings)
+    if settings.name:
+        name_of(settings.name)
+    if not settings.host.strip():
+        raise InputError("--host '' is no address; expected this machine's, or 0.0.0.0 for all that it has")
     folder = find(settings.run, out=settings.out)
     with ExitStack() as stack:
+        sockets = stack.enter_context(bound(settings.host, settings.port))
         watch = stack.enter_context(Watch(folder=folder, out=settings.out))
         index = stack.enter_context(Index(watch.store))
         sealing = stack.enter_context(Sealing(folder))
         pages = Pages(watch, index)
         booth = Booth(watch, pages, sealing, person=settings.name)
         app = Guard(application(pages, *booth.routes()), host=settings.host, token=token)
-        url = stack.enter_context(in_a_thread(listening(app, settings.host, settings.port), "view"))
+        url = stack.enter_context(in_a_thread(listening(app, settings.host, sockets), "view"))
         yield f"{url}?token={token}" if token else url
     if sealing.waits:
         print(f"note: votes stand in the journal alone until this is viewed again: {sealing.waits}", file=sys.stderr)
@@ -224,6 +274,8 @@ def serve(settings: Settings) -> Iterator[str]:
 
 def _token(settings: Settings) -> str:
     """What requests must bear; nothing where the server is this machine's own, and none was asked for."""
-    if settings.token and (len(settings.token) < LEAST_TOKEN or not settings.token.isascii()):
-        raise InputError(f"--token has {len(settings.token)} characters; expected at least {LEAST_TOKEN}, plain ones")
+    if settings.token and len(settings.token) < LEAST_TOKEN:
+        raise InputError(f"--token has {len(settings.token)} characters; expected at least {LEAST_TOKEN}")
+    if not re.fullmatch(r"[A-Za-z0-9._~-]*", settings.token):  # what means itself in an address and in a cookie
+        raise InputError("--token has characters that an address cannot hold; expected letters, digits, - _ . ~")
     return settings.token or ("" if settings.host in LOCAL else secrets.token_urlsafe(24))

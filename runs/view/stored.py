@@ -5,8 +5,8 @@
     store.frame("verdicts")              # lazily
 
 The journal is the truth, and is read wherever it is there, of a sealed run as well: a vote that came after the sealing
-stands in it first, and it finds a debate by its index. A sealed run that has lost its journal is read from Parquet.
-Private reasoning is never read at all.
+stands in it first, and it finds a debate by its index. A sealed run that has lost its journal, before or while it is
+looked at, is read from Parquet. Private reasoning is never read at all.
 """
 
 import sqlite3
@@ -44,14 +44,25 @@ class Store:
     def __init__(self, folder: Path) -> None:
         """Raises `InputError` for a folder that can be read in neither way."""
         self.folder = folder
+        self._sound = True
         try:
             journal.check(folder)
-            self.journaled = True
         except InputError:
             if not tables.is_sealed(folder):
                 raise
             tables.load(folder)
-            self.journaled = False
+            self._sound = False
+
+    @property
+    def journaled(self) -> bool:
+        """Whether the journal is what is read now; that of a run that is not sealed is missed where it is gone."""
+        return self._sound and (self.file() is not None or not tables.is_sealed(self.folder))
+
+    def file(self) -> int | None:
+        """Which file the journal is; None where it is gone, or was never sound."""
+        with suppress(OSError):
+            return (self.folder / journal.NAME).stat().st_ino if self._sound else None
+        return None
 
     def frame(self, name: str) -> pl.LazyFrame:
         """A whole table, lazily."""

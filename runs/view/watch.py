@@ -7,17 +7,17 @@
 
 The idea. What every page needs is small, whatever the run: debates, verdicts, topics, flags of each debate. It is kept
 in memory as one value that is never changed, and a thread replaces it when something has happened: when another
-connection wrote to the journal (`PRAGMA data_version`), or the manifest is another. Leaderboards are made there too, so
-that no request waits for one. Speeches, votes and calls are large; they are read when they are asked for, one debate at
-a time (`runs/view/stored.py`).
+connection wrote to the journal (`PRAGMA data_version`), or the journal or the manifest is another file. Leaderboards
+are made there too, so that no request waits for one, and only by judges of whom something is new. Speeches, votes and
+calls are large; they are read when they are asked for, one debate at a time (`runs/view/stored.py`).
 """
 
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,8 +25,9 @@ import polars as pl
 
 from runs import journal, tables
 from runs.ballots import lots
+from runs.list import held
 from runs.pairings import win_matrix
-from runs.panels import HUMAN
+from runs.panels import HUMAN, TRAJECTORY
 from runs.ratings import Leaderboard, RatingsError, leaderboard
 from runs.records import Debate, Match, Turn, slots_for
 from runs.run import stored_topics
@@ -122,15 +123,20 @@ class Watch:
     """Seconds between looks; longer where a look takes long, so that it never takes more than a fifth of a core."""
     trouble: str = ""
     """Why the last look failed, if it did; what was seen before is still shown."""
+    held: bool = False
+    """Whether a process held a run that is not sealed, at the last look: somebody plays it."""
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         """Take the first look; raises `InputError` where there is nothing to see."""
         self.store = Store(self.folder)
-        self._connection = journal.reader(self.folder) if self.store.journaled else None
-        self._said = pl.DataFrame(schema=_SAID)
-        self._read = 0
-        self._mark = self.store.mark(self._connection)
+        self._file: int | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._said, self._read = pl.DataFrame(schema=_SAID), 0
+        self._debates = pl.DataFrame()
+        self._boards_of: dict[str | None, tuple[pl.DataFrame, Board]] = {}
+        self.held = held(self.folder)
+        self._mark = self._heard()
         self.topics = self._topics()
         self.now = self._look()
 
@@ -143,11 +149,6 @@ class Watch:
         self._thread.join()
         if self._connection:
             self._connection.close()
-
-    def heard(self) -> None:
-        """Look at once, and return when that is done."""
-        with suppress(sqlite3.Error, OSError, InputError, pl.exceptions.PolarsError):
-            self.now = self._look()
 
     def _topics(self) -> dict[str, Topic]:
         return {topic.topic_id: topic for topic in stored_topics(self.store.frame("topics"))}
@@ -166,11 +167,13 @@ class Watch:
     def _step(self) -> float:
         began = time.monotonic()
         try:
-            mark = self.store.mark(self._connection)
+            # Asked before the rest: who lets go has sealed the run first, or stopped. Of a sealed one, nobody asks.
+            is_held = not self.now.sealed and held(self.folder)
+            mark = self._heard()
             if mark != self._mark:
                 self.now = self._look()
                 self._mark = mark
-            self.trouble = ""
+            self.held, self.trouble = is_held, ""
         except (
             sqlite3.Error,
             OSError,
@@ -179,6 +182,18 @@ class Watch:
         ) as error:  # written at this moment, or gone
             self.trouble = one_line(f"the run cannot be read just now: {error}")
         return max(self.every, 4 * (time.monotonic() - began))
+
+    def _heard(self) -> object:
+        """What changes when something has happened; a connection hears only of the file that it was opened on."""
+        file = self.store.file()
+        if file != self._file:
+            if self._connection:
+                self._connection.close()
+            self._connection = None
+            self._connection = journal.reader(self.folder) if file is not None else None
+            self._said, self._read = pl.DataFrame(schema=_SAID), 0
+            self._file = file
+        return file, self.store.mark(self._connection)
 
     def _look(self) -> Now:
         spec, store = Spec.read(self.folder), self.store
@@ -202,7 +217,7 @@ class Watch:
         self, debates: pl.DataFrame, verdicts: pl.DataFrame, topics: pl.DataFrame, panels: list[str]
     ) -> pl.DataFrame:
         judge = pl.col("judge")
-        whole = verdicts.filter(~judge.str.contains("@"))
+        whole = verdicts.filter(~judge.str.contains(TRAJECTORY))
         single = pl.col("winner").filter(~judge.is_in(panels) & pl.col("winner").is_in(VALID))
         by_debate = whole.group_by("debate_id").agg(
             disagree=single.n_unique() > 1,
@@ -241,24 +256,24 @@ class Watch:
     def _boards(
         self, debates: pl.DataFrame, verdicts: pl.DataFrame, judges: tuple[str, ...], spec: Spec
     ) -> dict[str | None, Board]:
-        names = [str(contestant["name"]) for contestant in spec.contestants]
-        met = win_matrix(debates, verdicts).partition_by("judge", as_dict=True) if judges else {}
-        boards: dict[str | None, Board] = {}
+        """Each judge's board: the last one, but for its trust, where debates and the judge's verdicts are the same."""
+        same = debates.equals(self._debates)
+        found: dict[str | None, tuple[pl.DataFrame, Board]] = {}
         for judge in judges or (None,):
-            board, why = None, ""
-            try:
-                board = leaderboard(debates, verdicts, judge=judge, contestants=names)
-            except (RatingsError, InputError) as error:
-                why = one_line(str(error))
+            own = verdicts.clear() if judge is None else verdicts.filter(judge=judge)
+            known, board = self._boards_of.get(judge, (None, None)) if same else (None, None)
             trust = self._trust(spec, judge)
-            boards[judge] = Board(judge=judge, board=board, why=why, trust=trust, matrix=met.get((judge,)))
-        return boards
+            if board is None or known is None or not known.equals(own):
+                board = _rated(debates, own, judge, spec)
+            found[judge] = own, replace(board, trust=trust)
+        self._debates, self._boards_of = debates, found
+        return {judge: board for judge, (_, board) in found.items()}
 
     def _trust(self, spec: Spec, judge: str | None) -> tuple[str, ...]:
-        from runs.show import trust
+        from runs.show import aside, home, trust
 
         try:
-            return tuple(trust(self.out or self.folder.parent, spec, judge))
+            return (*aside(self.folder), *trust(self.out or home(self.folder), spec, judge))
         except InputError as error:
             return (f"the report cards cannot be read: {one_line(str(error))}",)
 
@@ -279,8 +294,20 @@ def background(name: str, step: Callable[[], float], stop: threading.Event) -> t
     return thread
 
 
+def _rated(debates: pl.DataFrame, own: pl.DataFrame, judge: str | None, spec: Spec) -> Board:
+    """The board by a judge's own verdicts, which is told nothing yet of how far to trust them."""
+    names = [str(contestant["name"]) for contestant in spec.contestants]
+    board, why = None, ""
+    try:
+        board = leaderboard(debates, own, judge=judge, contestants=names)
+    except (RatingsError, InputError) as error:
+        why = one_line(str(error))
+    met = win_matrix(debates, own, judge) if len(own) else None
+    return Board(judge=judge, board=board, why=why, trust=(), matrix=None if met is None or met.is_empty() else met)
+
+
 def _judges(verdicts: pl.DataFrame, panels: list[str]) -> tuple[str, ...]:
-    known = [judge for judge in verdicts["judge"].unique().sort() if "@" not in judge]
+    known = [judge for judge in verdicts["judge"].unique().sort() if not re.search(TRAJECTORY, judge)]
     return tuple(sorted(known, key=lambda judge: (judge.startswith(HUMAN), judge not in panels, judge)))
 
 
