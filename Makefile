@@ -6,7 +6,6 @@ READY := $(VENV)/.ready
 SERVER := .venv-vllm
 
 LOOP ?=
-JOBS ?= 2
 
 .PHONY: demo loop test check bench pictures vllm-cpu clean
 
@@ -16,8 +15,8 @@ demo: $(READY)  ## six simulated contestants debate all 200 train topics; ends w
 loop: $(READY)  ## the whole circle: play, teach, prefer, play again, prove; LOOP="--seed 1" gives it flags
 	HF_HUB_OFFLINE=1 $(BIN)/python -m training.loop $(LOOP)
 
-test: $(READY)  ## the whole test suite, two modules at a time; what needs a browser wants Debian's chromium
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+test: $(READY)  ## the whole test suite; what needs a browser wants Debian's chromium
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 check: $(READY)  ## lint, format, types, layers, the seal
 	$(BIN)/ruff check .
