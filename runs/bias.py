@@ -252,9 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; see `--help`."""
     settings = parse(Settings, argv)
     folder = find(settings.run, out=settings.out)
-    run = tables.load(folder)
-    if run.sealed:
-        tables.verify(folder)
+    run = tables.verified(folder)
     found = bias(run, Spec.read(folder))
     stored = [] if settings.write is None else store(found, settings.write)
     print("\n\n".join(render(name, frame) for name, frame in found.items()))

@@ -17,8 +17,8 @@ import polars as pl
 from runs.pairings import decided
 from runs.panels import TRAJECTORY
 from runs.spec import Spec
-from runs.standing import listed
 from runs.tables import Tables
+from topics.errors import listed
 
 LABELS = frozenset({"name", "family", "lineage", "trajectory"})
 """Fields of a judge's entry that do not move its verdicts. Its orders and samples do: they decide what is a tie."""

@@ -15,7 +15,6 @@ many contestants are compared, or how many themes of one. There is no interval a
 and of a theme then no difference either. What else sets two runs apart is told by `runs/caveats.py`.
 """
 
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +30,11 @@ from runs.adapters import aligned
 from runs.caveats import caveats
 from runs.paired import ROUNDING, differences
 from runs.pairings import decided, seats
-from runs.panels import TRAJECTORY
+from runs.panels import is_trajectory
 from runs.run import OUT, find
 from runs.settings import Command, parse
-from runs.standing import listed
 from runs.tables import Tables
-from topics.errors import InputError, command, near, one_line
+from topics.errors import InputError, command, listed, near, one_line
 
 RESAMPLES = 10_000
 LEVEL = 0.05
@@ -105,7 +103,7 @@ def _judge(one: Tables, two: Tables, judge: str | None) -> str:
     known = []
     for run in (one, two):
         names = run.verdicts.select(pl.col("judge").unique()).collect()["judge"].to_list()
-        known.append({name for name in names if judge or not re.search(TRAJECTORY, name)})
+        known.append({name for name in names if judge or not is_trajectory(name)})
     both = sorted(known[0] & known[1])
     if judge is not None and judge not in both:
         expected = f"expected one of {_list(both)}{near(judge, both)}"
@@ -232,12 +230,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; see `--help`."""
     settings = parse(Settings, argv)
     folders = [find(run, out=settings.out) for run in (settings.a, settings.b)]
-    runs = [tables.load(folder) for folder in folders]
-    for run in runs:
-        if run.sealed:
-            tables.verify(run.folder)
     found = compare(
-        *runs,
+        *map(tables.verified, folders),
         judge=settings.judge,
         contestants=settings.contestants,
         pairs=[*map(_pair, settings.pairs)],

@@ -32,11 +32,16 @@ TRAJECTORY = r"@\d+$"
 """What the names of judges end in that read the first turns of a debate (`gpt@4`), and nobody else's."""
 
 
+def is_trajectory(judge: str) -> bool:
+    """Whether a judge is one that reads the first turns of a debate."""
+    return re.search(TRAJECTORY, judge) is not None
+
+
 def of_its_own(name: str) -> str:
     """The name of a judge in a roster, or of a panel: none that stands for a person, or a judge that stops reading."""
     if name.startswith(HUMAN):
         raise ValueError(f"{name!r} is the name of a person, who votes by python -m judges.human or runs.view")
-    if re.search(TRAJECTORY, name):
+    if is_trajectory(name):
         raise ValueError(f"{name!r} is what a judge is called on the first turns of a debate; name it otherwise")
     return name
 

@@ -31,7 +31,7 @@ AGAINST, Q quantities (a rating for each contestant, then the side term).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from runs.bradley_terry import Fit, Mask, can_grow, fit, reach
 from runs.statistics import MAY_FAIL, NO_WIDTH, Array, Estimate, rates, standard_error, t_interval, topic_weights
-from topics.errors import InputError, near
+from topics.errors import InputError, listed, near
 
 POINTS = 400 / math.log(10)
 """Rating points in one logit."""
@@ -157,15 +157,15 @@ def _of_judge(verdicts: pl.LazyFrame, judge: str | None) -> tuple[str | None, pl
     frame = verdicts.select(pl.col("debate_id", "judge", "winner").cast(pl.String)).collect()
     known = sorted(frame["judge"].unique().drop_nulls())
     if judge is None and len(known) > 1:
-        raise InputError(f"verdicts of {len(known)} judges: name the one to rate by, out of {_list(known)}")
+        raise InputError(f"verdicts of {len(known)} judges: name the one to rate by, out of {listed(known)}")
     if judge is not None and known and judge not in known:
-        raise InputError(f"no verdict of judge {judge!r}; there are those of {_list(known)}{near(judge, known)}")
+        raise InputError(f"no verdict of judge {judge!r}; there are those of {listed(known)}{near(judge, known)}")
     judge = judge if judge is not None else next(iter(known), None)
     frame = frame.filter(pl.col("judge").eq_missing(pl.lit(judge)))
     unknown = frame.filter(pl.col("winner").is_in(WINNERS).not_().fill_null(True))
     if len(unknown):
         debate_id, winner = unknown.select("debate_id", "winner").row(0)
-        raise InputError(f"winner {winner!r} of debate {debate_id!r} is unknown; expected one of {_list(WINNERS)}")
+        raise InputError(f"winner {winner!r} of debate {debate_id!r} is unknown; expected one of {listed(WINNERS)}")
     return judge, frame.select("debate_id", "winner")
 
 
@@ -252,7 +252,7 @@ def _standing(tally: _Tally) -> _Standing:
 def _named(tally: _Tally, chosen_C: Mask, sentence: str) -> tuple[str, ...]:
     """The sentence with the chosen contestants' names, or nothing where none is chosen."""
     names = [name for name, chosen in zip(tally.names, chosen_C, strict=True) if chosen]
-    return (sentence.format(_list(names)),) if names else ()
+    return (sentence.format(listed(names)),) if names else ()
 
 
 def _largest(same_CC: Mask, count_FA: Array) -> NDArray[np.int64]:
@@ -413,10 +413,6 @@ def _left_out(tally: _Tally) -> tuple[str, ...]:
         opener = next(iter(tally.openers)).upper()
         notes.append(f"{opener} always spoke first, so the side term is side and order together")
     return tuple(notes)
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
 
 
 def _or_none(value: float) -> float | None:

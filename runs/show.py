@@ -63,9 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     if settings.length and settings.debate:
         raise InputError(f"--length is about leaderboards, and {settings.debate!r} names a debate; leave out one")
     folder = find(settings.run, out=settings.out)
-    loaded = tables.load(folder)
-    if loaded.sealed:
-        tables.verify(folder)
+    loaded = tables.verified(folder)
     if settings.debate:
         print(transcript(loaded, settings.debate, settings.judge, width=_width(), colour=_colour()))
     else:

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from runs.costs import paid
-from runs.panels import TRAJECTORY
+from runs.panels import is_trajectory
 from runs.spec import Spec
 from runs.tables import Tables
 from topics import SIDES
@@ -105,7 +105,7 @@ def _verdicts(loaded: Tables, debate: Row, judge: str | None) -> Iterator[Line]:
         for member in panels.get(name, ()):
             said = verdicts[member]["winner"] if member in verdicts else "no verdict"
             yield one_line(f"{member}: {said}"), 2, ""
-        if judge or not re.search(TRAJECTORY, name):
+        if judge or not is_trajectory(name):
             for vote in votes:
                 yield from _vote(vote) if vote["judge"] == name else ()
 

@@ -20,6 +20,7 @@ import polars as pl
 from runs.bradley_terry import reach
 from runs.regression import CERTAIN, uncertain
 from runs.statistics import Array
+from topics.errors import listed
 
 SEATS = ("for_contestant", "against_contestant")
 
@@ -168,7 +169,3 @@ def named(names: Iterable[str], sentence: str) -> Iterator[str]:
     """The sentence with the names, or nothing where there are none."""
     if named := sorted(names):
         yield sentence.format(listed(named))
-
-
-def listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))

@@ -124,6 +124,14 @@ def _fresh(folder: Path, name: str) -> Path:
     return folder / f".{name}.parquet.new"
 
 
+def verified(folder: Path) -> Tables:
+    """The tables of a run; those of a sealed one are compared with their digests. Raises as `load` and `verify` do."""
+    loaded = load(folder)
+    if loaded.sealed:
+        verify(folder)
+    return loaded
+
+
 def verify(folder: Path) -> None:
     """Raise `InputError` that names the tables whose files are not the ones that were sealed."""
     _check(folder, lambda path, stated: bool(sha256_of(path) == stated["sha256"]))

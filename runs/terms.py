@@ -40,10 +40,10 @@ from runs.bias import FEW, SCORE
 from runs.logistic import fit, refit
 from runs.panels import HUMAN, TRAJECTORY
 from runs.ratings import MEAN, POINTS, WINNERS, RatingsError
-from runs.standing import SEATS, Standing, Term, listed, seated, stand
+from runs.standing import SEATS, Standing, Term, seated, stand
 from runs.statistics import MAY_FAIL, NO_WIDTH, Array, standard_error, t_interval, topic_weights
 from runs.words import longer
-from topics.errors import InputError, near
+from topics.errors import InputError, listed, near
 
 Frame = pl.DataFrame | pl.LazyFrame
 

@@ -75,6 +75,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names in quotes, for a message: `'a', 'b'`."""
+    return ", ".join(map(repr, names))
+
+
 def near(name: str, known: Iterable[str], most: int = 3) -> str:
     """A hint that names what `name` may have meant: `; did you mean 'a' or 'b'?`, or nothing."""
     matches = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)

@@ -42,9 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; see `--help`."""
     settings = parse(Settings, argv)
     folder = find(settings.run, out=settings.out)
-    run = tables.load(folder)
-    if run.sealed:
-        tables.verify(folder)
+    run = tables.verified(folder)
     reading = Reading.of(run, settings.judge)
     target = settings.write or folder
     if settings.format == "png":

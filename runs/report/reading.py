@@ -11,7 +11,6 @@ escaped by whoever writes them out. A rate never stands without its interval, or
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +23,7 @@ from markupsafe import Markup
 
 from runs.bias import bias
 from runs.markup import count, number, percent
-from runs.panels import TRAJECTORY
+from runs.panels import TRAJECTORY, is_trajectory
 from runs.ratings import Leaderboard, leaderboard
 from runs.report import charts
 from runs.schema import TABLES
@@ -63,7 +62,7 @@ class Reading:
         if judge is not None and judge not in given:
             known = f"there are those of {', '.join(map(repr, given))}" if given else "nobody has given one"
             raise InputError(f"no verdict of judge {judge!r}; {known}{near(judge, given)}")
-        whole = [name for name in given if not re.search(TRAJECTORY, name)]
+        whole = [name for name in given if not is_trajectory(name)]
         seated = [str(entry["name"]) for entry in (*spec.panels, *spec.judges)]
         order = dict.fromkeys([*([judge] if judge else []), *(name for name in seated if name in whole), *whole])
         return cls(stored=run, run=run if run.sealed else _at_once(run), spec=spec, judges=tuple(order))

@@ -8,14 +8,13 @@ and then any. Where several fit a rule alike, the lot decides: a digest of the d
 for every report of the run. Private reasoning is not read at all.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from runs.markup import MOST, number
-from runs.panels import TRAJECTORY
+from runs.panels import TRAJECTORY, is_trajectory
 from runs.records import content_id
 from runs.report.reading import Reading, name
 
@@ -56,7 +55,7 @@ def choose(reading: Reading, wanted: int) -> dict[str, str]:
 
 def _facts(reading: Reading) -> pl.DataFrame:
     """Debates that ended, by lot: `status`, `margin` (of the judge to go by), `spread` (between single judges)."""
-    single = [judge for judge in reading.judges if judge not in reading.panels and not re.search(TRAJECTORY, judge)]
+    single = [judge for judge in reading.judges if judge not in reading.panels and not is_trajectory(judge)]
     said = reading.verdicts.filter(pl.col("winner").is_in(["for", "against", "tie"]))
     judged = said.filter(pl.col("judge").eq_missing(pl.lit(reading.judge))).select("debate_id", "winner", "margin")
     margin = pl.col("margin")

@@ -4,7 +4,6 @@ Each function takes a `Reading` and yields tables, pictures and remarks; the fig
 `runs/terms.py`, `runs/pairings.py` and `runs/bias.py`.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sized
 from typing import Literal
 
@@ -13,7 +12,7 @@ import polars as pl
 from runs.bias import FEW
 from runs.markup import number
 from runs.pairings import lengths, strata, win_matrix
-from runs.panels import HUMAN, TRAJECTORY
+from runs.panels import HUMAN, is_trajectory
 from runs.ratings import Leaderboard, RatingsError
 from runs.report import charts
 from runs.report.reading import (
@@ -91,7 +90,7 @@ def _few(topics: bool) -> pl.Expr:
 def controlled_for_length(reading: Reading) -> Parts:
     """Ratings with and without a term for length, by the judge to go by and by all single judges together."""
     single = [name for name in reading.judges if name not in reading.panels and not name.startswith(HUMAN)]
-    whole = tuple(name for name in single if not re.search(TRAJECTORY, name))
+    whole = tuple(name for name in single if not is_trajectory(name))
     for judges in dict.fromkeys((reading.judges[:1], whole)):
         if judges:
             yield from _controlled(reading, judges)

@@ -15,7 +15,6 @@ filled in.
 
 import hashlib
 import hmac
-import re
 import secrets
 import sys
 import threading
@@ -33,9 +32,10 @@ from starlette.routing import BaseRoute, Route
 
 from runs.ballots import MOST_REASON, behind, cast, name_of, reseal, vote_of
 from runs.journal import StorageError
-from runs.panels import TRAJECTORY
+from runs.panels import is_trajectory
 from runs.transcript import Transcript
-from runs.view.pages import UNREADABLE, Pages, checked
+from runs.view.pages import Pages, checked
+from runs.view.stored import UNREADABLE
 from runs.view.watch import Watch, background
 from topics.errors import InputError
 
@@ -187,7 +187,7 @@ class Booth:
             person=person,
             row=self.watch.now.debate(debate_id),
             vote=mine,
-            verdicts=[verdict for verdict in stored.verdicts if not re.search(TRAJECTORY, verdict["judge"])],
+            verdicts=[verdict for verdict in stored.verdicts if not is_trajectory(verdict["judge"])],
             waits=self.sealing.waits,
         )
 

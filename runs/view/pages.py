@@ -13,14 +13,11 @@ What is asked in a wrong way is told on one line: 400, or 404 where there is no 
 """
 
 import math
-import re
-import sqlite3
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-import polars as pl
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.applications import Starlette
@@ -30,14 +27,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from runs.journal import StorageError
 from runs.markup import MOST, STATIC, render
-from runs.panels import TRAJECTORY
+from runs.panels import is_trajectory
 from runs.records import content_id
 from runs.view import search
 from runs.view.filters import PAGE, Filters, narrow
 from runs.view.search import Index
-from runs.view.stored import Row, Stored
+from runs.view.stored import UNREADABLE, Row, Stored
 from runs.view.watch import FLAGS, Watch
 from topics.errors import InputError, one_line
 
@@ -49,8 +45,6 @@ OFFERED = 300
 TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 HELD = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
 """Files that are served; no other one can be."""
-UNREADABLE = (StorageError, sqlite3.Error, OSError, pl.exceptions.PolarsError)
-"""What is raised while a run is being written, moved away or deleted."""
 EDITION = content_id(*HELD.values())
 OFTEN_S, RARELY_S = 2, 10
 """Seconds after which what moves is asked for again: before a run is sealed, and after, as people may still vote."""
@@ -240,7 +234,7 @@ class Pages:
             row=row,
             stored=stored,
             judges=_by_judge(stored, now.judges),
-            is_part=is_part,
+            is_part=is_trajectory,
             key=content_id,
             chosen=chosen,
             quotes=_quotes(chosen),
@@ -269,7 +263,7 @@ class Pages:
             rows=rows,
             both=both,
             turns=sorted(turns.items()),
-            is_part=is_part,
+            is_part=is_trajectory,
         )
 
     # Search
@@ -321,11 +315,6 @@ def answer(request: Request, part: Markup) -> Response:
 
 
 # What templates are given
-
-
-def is_part(judge: str) -> bool:
-    """Whether a judge is a trajectory's, and speaks of a part of a debate."""
-    return bool(re.search(TRAJECTORY, judge))
 
 
 def _scale(rows: list[Row]) -> Callable[[float], float]:

@@ -20,11 +20,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import polars as pl
 from markupsafe import Markup
 
 from runs.markup import speech
-from runs.view.stored import Store
+from runs.view.stored import UNREADABLE, Store
 from runs.view.watch import background
 from topics.errors import InputError, one_line
 
@@ -101,7 +100,7 @@ class Index:
                     if self._stop.wait(0.002):  # short steps, between which whoever asks can come in
                         return 0
             self.complete = True
-        except (sqlite3.Error, OSError, InputError, pl.exceptions.PolarsError):  # written at this moment, or gone
+        except (InputError, *UNREADABLE):
             pass
         return self._every
 

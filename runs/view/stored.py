@@ -19,10 +19,13 @@ from typing import Any
 import polars as pl
 
 from runs import journal, tables
+from runs.journal import StorageError
 from runs.schema import TABLES
 from topics.errors import InputError
 
 Row = dict[str, Any]
+UNREADABLE = (StorageError, sqlite3.Error, OSError, pl.exceptions.PolarsError)
+"""What is raised while a run is being written, moved away or deleted."""
 BLOCK = 2_000
 """Turns that are read at once."""
 

@@ -12,7 +12,6 @@ are made there too, so that no request waits for one, and only by judges of whom
 calls are large; they are read when they are asked for, one debate at a time (`runs/view/stored.py`).
 """
 
-import re
 import sqlite3
 import threading
 import time
@@ -25,14 +24,14 @@ import polars as pl
 
 from runs import journal, tables
 from runs.ballots import lots
-from runs.list import held
+from runs.list import held, scheduled
 from runs.pairings import win_matrix
-from runs.panels import HUMAN, TRAJECTORY
+from runs.panels import HUMAN, TRAJECTORY, is_trajectory
 from runs.ratings import Leaderboard, RatingsError, leaderboard
 from runs.records import Debate, Match, Turn, slots_for
 from runs.run import stored_topics
 from runs.spec import Spec
-from runs.view.stored import Row, Store
+from runs.view.stored import UNREADABLE, Row, Store
 from topics import Topic
 from topics.errors import InputError, one_line
 
@@ -174,12 +173,7 @@ class Watch:
                 self.now = self._look()
                 self._mark = mark
             self.held, self.trouble = is_held, ""
-        except (
-            sqlite3.Error,
-            OSError,
-            InputError,
-            pl.exceptions.PolarsError,
-        ) as error:  # written at this moment, or gone
+        except (InputError, *UNREADABLE) as error:
             self.trouble = one_line(f"the run cannot be read just now: {error}")
         return max(self.every, 4 * (time.monotonic() - began))
 
@@ -307,14 +301,11 @@ def _rated(debates: pl.DataFrame, own: pl.DataFrame, judge: str | None, spec: Sp
 
 
 def _judges(verdicts: pl.DataFrame, panels: list[str]) -> tuple[str, ...]:
-    known = [judge for judge in verdicts["judge"].unique().sort() if not re.search(TRAJECTORY, judge)]
+    known = [judge for judge in verdicts["judge"].unique().sort() if not is_trajectory(judge)]
     return tuple(sorted(known, key=lambda judge: (judge.startswith(HUMAN), judge not in panels, judge)))
 
 
 def _planned(spec: Spec, begun: int) -> int | None:
-    """How many debates the schedule has: `arena/schedule.py`. None where more were begun, as in a calibration."""
-    pairs = len(spec.contestants) * (len(spec.contestants) - 1)
-    whole = len(spec.topics) * spec.replicates * (spec.matches or pairs)
-    limit = spec.settings.get("limit")
-    planned = min(whole, limit) if isinstance(limit, int) else whole
+    """How many debates the schedule has; None where more were begun, as in a calibration."""
+    planned = scheduled(spec)
     return planned if planned >= begun else None
