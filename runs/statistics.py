@@ -33,8 +33,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-NAMES = ("value", "low", "high")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -130,8 +128,28 @@ def rates(part_TQ: Array, whole_TQ: Array, weights_RT: Array) -> tuple[Array, Ar
 
 def rate(scores: Sequence[float], topics: Sequence[str], *, resamples: int = 1000, seed: int = 0) -> Estimate:
     """The mean of `scores` in [0, 1], each of a topic, with an interval over topics; the order does not matter."""
+    part_TQ, whole_TQ = _by_topic(scores, topics)
+    return _estimate(rates(part_TQ, whole_TQ, topic_weights(len(part_TQ), resamples, seed)))
+
+
+def mean(values: Sequence[float], topics: Sequence[str], *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """The mean of any numbers, as `rate` gives it of scores: its interval may leave [0, 1]."""
+    part_TQ, whole_TQ = _by_topic(values, topics)
+    weights_RT, topics_Q = topic_weights(len(part_TQ), resamples, seed), np.array([len(part_TQ)])
+    value_Q = part_TQ.sum(axis=0) / whole_TQ.sum(axis=0)
+    error_Q = standard_error((weights_RT @ part_TQ) / (weights_RT @ whole_TQ), topics_Q)
+    return _estimate((value_Q, *t_interval(value_Q, error_Q, topics_Q)))
+
+
+def _by_topic(values: Sequence[float], topics: Sequence[str]) -> tuple[Array, Array]:
+    """Sums and counts of one quantity by topic, [T, 1] each."""
     numbers = {topic: number for number, topic in enumerate(sorted(set(topics)))}
     place = [numbers[topic] for topic in topics]
-    part_TQ, whole_TQ = (np.bincount(place, weights)[:, None].astype(np.float64) for weights in (scores, None))
-    found = rates(part_TQ, whole_TQ, topic_weights(len(numbers), resamples, seed))
-    return Estimate(**{name: None if math.isnan(x[0]) else float(x[0]) for name, x in zip(NAMES, found, strict=True)})
+    part_TQ, whole_TQ = (np.bincount(place, weights)[:, None].astype(np.float64) for weights in (values, None))
+    return part_TQ, whole_TQ
+
+
+def _estimate(found: tuple[Array, Array, Array]) -> Estimate:
+    """One quantity's value and bounds."""
+    value, low, high = (None if math.isnan(of_Q[0]) else float(of_Q[0]) for of_Q in found)
+    return Estimate(value=value, low=low, high=high)

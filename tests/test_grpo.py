@@ -128,17 +128,6 @@ def test_a_reward_that_cannot_be_had_is_none_and_is_counted() -> None:
     assert told["dead_items"] == pytest.approx(1 / 3)
 
 
-def test_a_mean_and_its_interval_over_topics() -> None:
-    from training.draws import mean
-
-    found = mean([0.0, 0.2, 0.3, 0.3, -0.1], ["a", "a", "b", "b", "c"])
-    assert found.value == pytest.approx(0.14) and found.low is not None and found.high is not None
-    assert found.low < 0.14 < found.high
-    shifted = mean([1.0, 1.2, 1.3, 1.3, 0.9], ["a", "a", "b", "b", "c"])
-    assert (shifted.low, shifted.high) == (pytest.approx(found.low + 1), pytest.approx(found.high + 1))
-    assert mean([0.1, 0.3], ["a", "a"]).low is None
-
-
 # ── what is asked ────────────────────────────────────────────────────────────────────────────────────
 
 

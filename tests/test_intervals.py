@@ -8,7 +8,7 @@ import pytest
 
 from runs.bradley_terry import fit
 from runs.ratings import MEAN, POINTS, leaderboard
-from runs.statistics import standard_error, t_interval, topic_weights, wilson
+from runs.statistics import mean, standard_error, t_interval, topic_weights, wilson
 
 
 def shifted_league(rng: np.random.Generator, strength: np.ndarray, topics: int, noise: float) -> pl.DataFrame:
@@ -91,3 +91,12 @@ def test_a_bound_is_null_where_too_many_resamples_are_lost(lost: int, defensible
     resampled = np.random.default_rng(0).normal(size=(1000, 1))
     resampled[:lost] = np.nan
     assert np.isfinite(standard_error(resampled, np.array([50])))[0] == defensible
+
+
+def test_a_mean_and_its_interval_over_topics() -> None:
+    found = mean([0.0, 0.2, 0.3, 0.3, -0.1], ["a", "a", "b", "b", "c"])
+    assert found.value == pytest.approx(0.14) and found.low is not None and found.high is not None
+    assert found.low < 0.14 < found.high
+    shifted = mean([1.0, 1.2, 1.3, 1.3, 0.9], ["a", "a", "b", "b", "c"])
+    assert (shifted.low, shifted.high) == (pytest.approx(found.low + 1), pytest.approx(found.high + 1))
+    assert mean([0.1, 0.3], ["a", "a"]).low is None

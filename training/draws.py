@@ -20,12 +20,11 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import fsum, isnan
+from math import fsum
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from trl import GRPOTrainer
 
@@ -33,7 +32,7 @@ from arena.models import Model, Tokenizer, log_probs
 from arena.speech import visible
 from judges.rubric import weigh
 from runs.files import replace_text
-from runs.statistics import NAMES, Estimate, rate, standard_error, t_interval, topic_weights
+from runs.statistics import Estimate, mean, rate
 from training.guard import repetition
 from training.log import Log
 from training.practice import Practice, Sample, Served, Speaker, keep, reference
@@ -251,18 +250,6 @@ def estimates(
     ]
     nothing = Estimate(value=None, low=None, high=None)
     return rate(*zip(*had, strict=True)) if had else nothing, mean(*zip(*both, strict=True)) if both else nothing
-
-
-def mean(values: Sequence[float], topics: Sequence[str], *, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """The mean of numbers, each of a topic, with its 95 % interval over topics."""
-    numbers = {topic: number for number, topic in enumerate(dict.fromkeys(topics))}
-    place = [numbers[topic] for topic in topics]
-    part_TQ, whole_TQ = (np.bincount(place, weights)[:, None].astype(np.float64) for weights in (values, None))
-    weights_RT, topics_Q = topic_weights(len(numbers), resamples, seed), np.array([len(numbers)])
-    value_Q = part_TQ.sum(0) / whole_TQ.sum(0)
-    error_Q = standard_error((weights_RT @ part_TQ) / (weights_RT @ whole_TQ), topics_Q)
-    found = (value_Q, *t_interval(value_Q, error_Q, topics_Q))
-    return Estimate(**{name: None if isnan(x[0]) else float(x[0]) for name, x in zip(NAMES, found, strict=True)})
 
 
 def _named(name: str, of: Estimate) -> dict[str, float | None]:

@@ -33,6 +33,7 @@ from arena.models import extra
 from runs import NEWEST, OUT, adapters
 from runs.files import replace_text
 from runs.journal import StorageError
+from runs.pairings import decided, seats
 from runs.ratings import leaderboard
 from runs.run import folders as runs_under
 from runs.settings import explain
@@ -275,12 +276,7 @@ class Proof:
 def proof(folder: Path, judge: str, child: str) -> Proof:
     """How often `child` won; a tie is half a win, the topic is the unit."""
     tables = runs.load(folder)
-    debates = tables.debates.collect()
-    verdicts = tables.verdicts.filter(judge=judge).collect()
-    decided = debates.join(verdicts, on="debate_id").filter(pl.col("winner").is_in(["for", "against", "tie"]))
-    side = pl.when(pl.col("for_contestant") == child).then(pl.lit("for")).otherwise(pl.lit("against"))
-    score = pl.when(pl.col("winner") == "tie").then(0.5).otherwise((pl.col("winner") == side).cast(pl.Float64))
-    scores = decided.select("topic_id", score=score)
+    scores = seats(decided(tables.debates, tables.verdicts, judge)).filter(contestant=child).collect()
     return Proof(
         child=child,
         win_rate=rate(scores["score"].to_list(), scores["topic_id"].to_list()),
@@ -289,7 +285,7 @@ def proof(folder: Path, judge: str, child: str) -> Proof:
         losses=int((scores["score"] == 0).sum()),
         ties=int((scores["score"] == 0.5).sum()),
         topics=scores["topic_id"].n_unique(),
-        void=debates.filter(status="void").height,
+        void=tables.debates.filter(status="void").collect().height,
     )
 
 
