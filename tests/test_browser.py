@@ -7,8 +7,9 @@ console (a blocked script is one), a dialog, a request to anywhere but the viewe
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import polars as pl
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 from test_view import HOSTILE, playing, say, spoil, template, until
+from test_watch import held_back
 
 import runs
 from runs import tables
 from runs.ratings import leaderboard
 from runs.report.__main__ import main as report
+from runs.terms import controlled
 from runs.view import Settings, serve
 
 CHROMIUM = shutil.which("chromium")
@@ -253,6 +256,53 @@ def test_keys_lead_through_lists_and_pages(chromium: Browser) -> None:
         assert page.locator("#q").input_value() == "jn?", "in a field, keys are letters"
 
 
+def test_keys_can_be_switched_off_and_everything_is_reached_without_them(chromium: Browser, folder: Path) -> None:
+    with viewed(chromium, folder) as page:
+        until_focused(page, "#help-button")
+        page.keyboard.press("Enter")
+        expect(page.locator("#help")).to_contain_text("next and previous row")  # it says what the keys are
+        assert {"j", "k", "n", "p", "/", "?", "1", "4"} <= {*page.locator("#help kbd").all_inner_texts()}
+        until_focused(page, "#keys-work")
+        page.keyboard.press("Space")
+        page.keyboard.press("Escape")
+        open_(page, "/debates")  # and it is remembered
+        here = page.url
+        for key in "j?/n1":
+            page.keyboard.press(key)
+            assert page.evaluate("document.activeElement === document.body") and not page.locator("#help").is_visible()
+        until_focused(page, "#debates tbody a")
+        debate = page.evaluate("document.activeElement.closest('tr').dataset.debate")
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"**/debates/{debate}")
+        page.keyboard.press("n")
+        until_focused(page, "a[rel=next]")
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: debate not in url and "/debates/" in url)
+        until_focused(page, "nav a[href='/judge']")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/judge")
+        until_focused(page, "#name")
+        page.keyboard.type("ann")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/judge/*")
+        expect(page.locator("#vote label kbd").first).to_be_hidden()  # it would be of no use
+        page.keyboard.press("2")
+        assert page.locator("#vote input:checked").count() == 0
+        until_focused(page, "input[name=winner]")
+        page.keyboard.press("Space")
+        page.keyboard.press("Enter")
+        expect(page.locator("#revealed")).to_be_visible()
+        page.goto(here)
+        until_focused(page, "#help-button")
+        page.keyboard.press("Enter")
+        until_focused(page, "#keys-work")
+        assert not page.locator("#keys-work").is_checked()
+        page.keyboard.press("Space")
+        page.keyboard.press("Escape")
+        page.keyboard.press("/")
+        expect(page.locator("#q")).to_be_focused()
+
+
 def test_what_has_the_focus_can_be_seen(chromium: Browser) -> None:
     outline = "() => document.activeElement === document.body || getComputedStyle(document.activeElement).outlineStyle"
     with viewed(chromium, template("faulty")) as page:
@@ -346,6 +396,77 @@ def test_what_a_reader_is_at_stays_when_a_debate_moves(chromium: Browser, stoppe
             assert page.evaluate(focused) == before != "" and page.evaluate("!document.activeElement.old")
             expect(place).to_be_focused()
         assert page.locator("details[open]").evaluate_all("all => all.map(each => each.id)") == opened
+
+
+def test_the_list_moves_by_itself_and_what_a_reader_is_at_stays(chromium: Browser, stopped: Path) -> None:
+    asked: list[str] = []
+    options: dict[str, Any] = {"viewport": {"width": 400, "height": 700}}
+    with viewed(chromium, stopped, **options) as page, held_back(stopped, "match = 3") as back:
+        open_(page, "/debates?outcome=none&judge=new")
+        page.evaluate("window.unchanged = true")
+        page.get_by_label("Contestant").select_option(index=1)  # and is not sent yet
+        rows = page.locator("#debates tbody tr")
+        expect(rows).to_have_count(38)  # one of 40 has an outcome, and one is not there
+        rows.nth(10).get_by_role("link").focus()
+        page.locator("#debates-scroll").evaluate("each => each.scrollTo(60, 0)")
+        here = "[document.activeElement.id, Math.round(document.activeElement.getBoundingClientRect().top)]"
+        at = f"() => [...{here}, document.querySelector('#debates-scroll').scrollLeft]"
+        before = page.evaluate(at)
+        assert before[0] and page.evaluate("scrollY") > 100 and before[2] == 60
+        back()
+        expect(rows).to_have_count(39)
+        assert page.evaluate(at) == before and found(page) == 39
+        say(stopped, "new", "tie", where="match = 39")
+        expect(rows).to_have_count(38)
+        assert page.evaluate(at) == before and found(page) == 38
+        page.evaluate("getSelection().selectAllChildren(document.querySelector('#debates td.motion'))")
+        text = page.evaluate("getSelection().toString()")
+        with page.expect_response(lambda got: "/list" in got.url and got.status == 200):
+            say(stopped, "new", "tie", where="match = 38")
+        assert page.evaluate("getSelection().toString()") == text and rows.count() == 38
+        page.evaluate("getSelection().empty()")
+        expect(rows).to_have_count(37)
+        assert page.evaluate(at) == before
+        tables.seal(stopped)
+        expect(page.locator("#list[hx-get]")).to_have_count(0)
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(5_000)
+        assert not [url for url in asked if "/list" in url] and page.evaluate("window.unchanged")
+        assert page.get_by_label("Contestant").input_value() != ""
+
+
+def test_new_debates_appear_in_the_list(chromium: Browser, tmp_path: Path) -> None:
+    with playing(tmp_path, delay=0.05) as (folder, _), viewed(chromium, folder) as page:
+        open_(page, "/debates?status=complete")
+        page.evaluate("window.unchanged = true")
+        rows = page.locator("#debates tbody tr")
+        before = rows.count()
+        until(lambda: before < rows.count() < 30)
+        expect(rows).to_have_count(30, timeout=4 * PATIENCE_MS)
+        assert page.evaluate("window.unchanged"), "the page was loaded again"
+        expect(page.locator("#debates .outcome", has_text="–")).to_have_count(0)  # and its outcome
+
+
+def test_length_control_comes_by_itself(chromium: Browser, stopped: Path) -> None:
+    with viewed(chromium, stopped, viewport={"width": 400, "height": 700}) as page:
+        open_(page, "/?judge=rules")
+        page.get_by_role("link", name="With and without length").press("Enter")
+        page.wait_for_url("**length=1**")
+        page.evaluate("window.unchanged = true")
+        shown = page.locator("#length-1 tbody tr")
+        expect(shown.first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        loaded = runs.load(stopped)
+        frame = controlled(loaded.debates, loaded.verdicts, loaded.turns, judges=("rules",)).frame
+        names = page.locator("#length-1 th[scope=row]").all_inner_texts()
+        assert [name.strip() for name in names] == frame["contestant"].to_list()
+        before = page.locator("#length").inner_text()
+        with closing(sqlite3.connect(stopped / "journal.db")) as journal:
+            journal.execute("UPDATE debates SET status = 'void' WHERE match < 6")
+            journal.commit()
+        until(lambda: page.locator("#length").inner_text() != before)
+        expect(page.locator("#length")).to_contain_text("left out, debates void: 6")
+        assert page.evaluate("window.unchanged")
 
 
 def test_what_a_reader_has_selected_stays_until_it_is_let_go(chromium: Browser, stopped: Path) -> None:

@@ -43,7 +43,7 @@ from runs.view.filters import PAGE, Filters
 from runs.view.search import Index, phrases
 from runs.view.server import CSP, MOST_BODY
 from runs.view.stored import Store
-from runs.view.watch import FLAGS, Watch
+from runs.view.watch import FLAGS
 from topics.errors import InputError
 
 DRIVER = Path(__file__).parent / "driver.py"
@@ -193,6 +193,23 @@ def say(folder: Path, judge: str, winner: str, *, where: str = "1", consistent: 
         journal.commit()
 
 
+@contextmanager
+def playing(tmp_path: Path, delay: float) -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
+    """A run of 30 debates that another process plays."""
+    out = tmp_path / "out"
+    spec = ["--topics", "train", "--limit", "30", "--judges", "rules", "--out", str(out), "--concurrency", "2"]
+    command = [sys.executable, str(DRIVER), str(tmp_path / "log"), str(delay), *spec]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        folder = until(lambda: next(iter(runs.run.folders(out)), None))
+        until(lambda: runs.load(folder).debates.collect().filter(status="complete").height > 2)
+        yield folder, process
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of a sealed run of 40 debates."""
@@ -304,7 +321,8 @@ def test_whose_word_is_on_the_whole_debate() -> None:
     row = next(row for row in debates.to_dicts() if row["status"] == "complete" and row["match"] % 210 == 0)
     whole = [PANEL, "me@home", "rules", "scripted", "human:ann", "human:zed"]
     with seen(folder) as browser:
-        assert re.findall(r'href="/\?judge=[^"]+"[^>]*>([^<]+)<', browser.page("/")) == whole
+        choices = browser.page("/").split('aria-label="By whose verdicts"')[1].split("</nav>")[0]
+        assert re.findall(r'href="/\?judge=[^"]+"[^>]*>([^<]+)<', choices) == whole
         page = browser.page(f"/debates/{row['debate_id']}")
         assert re.findall(r'data-judge="([^"]+)"', page) == [*whole, *PARTS]
         apart = re.findall(r'<details id="part-\w+"><summary[^>]*><bdi class="name">([^<]+)<', page)
@@ -632,7 +650,8 @@ def test_a_body_has_a_bound(faulty: Browser) -> None:
 def test_what_is_asked_wrongly_is_told_on_one_line(faulty: Browser) -> None:
     paths = ["page=0", "page=x", "page=99999999", "outcome=x", "side=x", "side=for", "outcome=won", "status=x"]
     paths += ["flag=x", "topic=x", "contestant=x", "judge=x", "flag=trimmed&flag=x"]
-    for path in [*(f"/debates?{asked}" for asked in paths), "/compare", "/compare?a=1", "/search?page=0&q=a"]:
+    others = ("/compare", "/compare?a=1", "/search?page=0&q=a", "/?length=2", "/list?page=0")
+    for path in (*(f"/debates?{asked}" for asked in paths), *others):
         answer = faulty.get(path)
         assert answer.status == 400, path
         assert "\n" not in re.findall(r'id="error">(.*?)</p>', answer.text, flags=re.S)[0]
@@ -664,109 +683,6 @@ def test_a_token_is_made_up_where_none_is_given(folder: Path) -> None:
     with seen(folder, host="0.0.0.0") as one, seen(folder, host="0.0.0.0") as other:
         tokens_ = [browser.url.partition("?token=")[2] for browser in (one, other)]
         assert all(len(token) >= 16 for token in tokens_) and len(set(tokens_)) == 2
-
-
-# What moves by itself
-
-
-def test_a_part_that_has_not_changed_is_not_sent_again(folder: Path) -> None:
-    with seen(folder) as browser:
-        debate = listed(browser.page("/debates"))[0]
-        for page, name in (("/", "board"), ("/", "status"), (f"/debates/{debate}", "debate")):
-            address = html.unescape(re.findall(rf'<div id="{name}"[^>]* hx-get="([^"]+)"', browser.page(page))[0])
-            answer = browser.get(address)
-            assert (answer.status, answer.text) == (204, "")
-            changed = browser.get(address.replace("shown=", "shown=0"))
-            assert changed.status == 200 and changed.text.startswith(f'<div id="{name}"')
-
-
-def test_a_run_that_goes_on_is_followed(tmp_path: Path) -> None:
-    with playing(tmp_path, delay=0.01) as (folder, process), seen(folder) as browser:
-        counts = [shown(browser)]
-        while process.poll() is None:
-            time.sleep(0.1)
-            counts.append(shown(browser))
-        assert "going on" in browser.page("/") or tables.is_sealed(folder)
-        assert counts == sorted(counts) and len(set(counts)) > 2
-        until(lambda: shown(browser) == 30 and "sealed" in browser.page("/status"))
-        loaded = runs.load(folder)
-        board = leaderboard(loaded.debates, loaded.verdicts, judge="rules")
-        assert re.findall(r'class="rating">([^<]+)<', browser.page("/")) == [f"{v:,.0f}" for v in board.frame["rating"]]
-        said = dict(loaded.turns.group_by("debate_id").agg(pl.col("words").sum()).collect().rows())
-        rows = re.findall(r'data-debate="(\w+)">(.*?)</tr>', browser.page("/debates"), flags=re.S)
-        words = {debate_id: re.findall(r"<td[^>]*>(.*?)</td>", row)[6] for debate_id, row in rows}
-        assert words == {debate_id: f"{count:,}" for debate_id, count in said.items()}
-        turn = loaded.turns.collect().row(-1, named=True)
-        asked = quote('"' + " ".join(tokens(turn["text"])[:12]) + '"')
-        until(lambda: f"/debates/{turn['debate_id']}#turn-{turn['turn']}" in browser.page(f"/search?q={asked}"))
-
-
-def test_a_run_that_nobody_plays_has_stopped(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-    with seen(folder) as browser:
-        assert state(browser) == "stopped"
-        with Run.resume(folder):
-            until(lambda: state(browser) == "going on")
-        until(lambda: state(browser) == "stopped")
-        often = asked_every(browser)
-        tables.seal(folder)
-        until(lambda: state(browser) == "sealed")
-        assert asked_every(browser) > often
-
-
-def state(browser: Browser) -> str:
-    return re.findall(r'class="mark \w+">([^<]+)<', browser.page("/status"))[0]
-
-
-def asked_every(browser: Browser) -> int:
-    """Seconds after which the parts of a page ask for themselves again."""
-    (every,) = {*re.findall(r'hx-trigger="every (\d+)s"', browser.page("/"))}
-    return int(every)
-
-
-def test_only_judges_of_whom_there_is_something_new_are_rated(folder: Path) -> None:
-    say(folder, "other", "for", where="match % 3 > 0")
-    with Watch(folder=folder, every=0.05) as watch:
-        before = watch.now
-        say(folder, "other", "against", where="match % 3 = 0")
-        until(lambda: watch.now is not before)
-        now = watch.now
-        assert now.boards["rules"].board is before.boards["rules"].board
-        for judge in ("other", "rules"):
-            fresh = leaderboard(now.debates, now.verdicts, judge=judge, contestants=now.contestants)
-            kept = now.boards[judge]
-            assert kept.board is not None and kept.matrix is not None
-            assert kept.board.frame.equals(fresh.frame) and kept.board.notes == fresh.notes
-            assert kept.matrix.equals(win_matrix(now.debates, now.verdicts, judge))
-        with closing(sqlite3.connect(folder / "journal.db")) as journal:
-            journal.execute("UPDATE debates SET status = 'void' WHERE match < 3")
-            journal.commit()
-        until(lambda: watch.now is not now)
-        for judge in ("other", "rules"):
-            fresh = leaderboard(watch.now.debates, watch.now.verdicts, judge=judge, contestants=now.contestants)
-            board = watch.now.boards[judge].board
-            assert board is not None and board.voids == 3 and board.frame.equals(fresh.frame)
-
-
-def shown(browser: Browser) -> int:
-    return int(re.findall(r'data-count="complete">([\d,]+)', browser.page("/status"))[0].replace(",", ""))
-
-
-@contextmanager
-def playing(tmp_path: Path, delay: float) -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
-    """A run of 30 debates that another process plays."""
-    out = tmp_path / "out"
-    spec = ["--topics", "train", "--limit", "30", "--judges", "rules", "--out", str(out), "--concurrency", "2"]
-    command = [sys.executable, str(DRIVER), str(tmp_path / "log"), str(delay), *spec]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        folder = until(lambda: next(iter(runs.run.folders(out)), None))
-        until(lambda: runs.load(folder).debates.collect().filter(status="complete").height > 2)
-        yield folder, process
-        assert process.wait(PATIENCE_S) == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 # Votes
@@ -955,46 +871,6 @@ def test_a_run_in_which_nothing_was_said_yet(play: Play) -> None:
         for path in ("/", "/debates", "/search?q=a", "/judge"):
             assert browser.get(path).status == 200
         assert "no rated verdict" in browser.page("/")
-
-
-def test_a_look_that_fails_is_told_and_what_was_seen_stays(folder: Path) -> None:
-    with Watch(folder=folder, every=0.05) as watch:
-        before = len(watch.now.debates)
-        spec = (folder / "spec.json").read_text()
-        (folder / "spec.json").write_text("{")
-        (folder / "manifest.json").touch()
-        assert "spec" in until(lambda: watch.trouble) and len(watch.now.debates) == before
-        (folder / "spec.json").write_text(spec)
-        until(lambda: not watch.trouble)
-
-
-def test_a_run_that_is_taken_away_is_told(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-    with seen(folder) as browser:
-        assert "cannot be read" not in browser.page("/status")
-        shutil.rmtree(folder)
-        until(lambda: "cannot be read just now" in browser.page("/status"))
-        assert shown(browser) == 40
-
-
-def test_a_journal_may_go_and_come_back_while_a_sealed_run_is_viewed(folder: Path, tmp_path: Path) -> None:
-    with seen(folder, name="ann") as browser:
-        path, page = browser.ballot()
-        debate = listed(browser.page("/debates"))[4]
-        paths = ("/board", f"/debates/{debate}/live", "/debates?outcome=for")
-        before = [browser.page(path) for path in paths]
-        kept = Path(shutil.copy(folder / "journal.db", tmp_path))
-        for file in folder.glob("journal.db*"):
-            file.unlink()
-        assert [browser.page(path) for path in paths] == before
-        assert browser.vote(path, page, winner="for").status == 409
-        time.sleep(1.2)
-        assert "error" not in browser.page("/status")
-        kept.rename(folder / "journal.db")
-        say(folder, "other", "for")
-        until(lambda: "other" in browser.page("/"))
-        assert browser.vote(path, page, winner="for").status == 303
-        until(lambda: listed(browser.page("/debates?flag=voted")))
 
 
 def test_the_command_refuses_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

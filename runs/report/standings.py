@@ -4,8 +4,8 @@ Each function takes a `Reading` and yields tables, pictures and remarks; the fig
 `runs/terms.py`, `runs/pairings.py` and `runs/bias.py`.
 """
 
-from collections.abc import Callable, Iterable, Sized
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from typing import Any, Literal
 
 import polars as pl
 
@@ -93,14 +93,21 @@ def controlled_for_length(reading: Reading) -> Parts:
     whole = tuple(name for name in single if not is_trajectory(name))
     for judges in dict.fromkeys((reading.judges[:1], whole)):
         if judges:
-            yield from _controlled(reading, judges)
+            yield from with_and_without(
+                reading.debates, reading.verdicts, reading.run.turns, judges, reading.spec.panels
+            )
 
 
-def _controlled(reading: Reading, judges: tuple[str, ...]) -> Parts:
+def with_and_without(
+    debates: pl.DataFrame,
+    verdicts: pl.DataFrame,
+    turns: pl.DataFrame | pl.LazyFrame,
+    judges: Sequence[str],
+    panels: Iterable[Mapping[str, Any]],
+) -> Parts:
+    """Ratings by some judges' verdicts with and without a term for length, and what else decides."""
     try:
-        found = controlled(
-            reading.debates, reading.verdicts, reading.run.turns, judges=judges, panels=reading.spec.panels
-        )
+        found = controlled(debates, verdicts, turns, judges=judges, panels=panels)
     except (RatingsError, InputError) as error:
         yield Note(text=f"no length control by {listed(judges)}: {one_line(str(error), 1000)}")
         return

@@ -16,6 +16,7 @@ It reads what `runs.load` reads and writes nothing but votes.
     stored       a run's rows by key: what was said in a debate
     pages        what is shown, at which address
     filters      which debates are listed
+    lengths      standings with the length held equal
     search       full text
     booth        ballots, and votes that come in
 

@@ -1,12 +1,12 @@
 """The pages of the viewer: from routes to templates.
 
-    pages = Pages(watch, index)
+    pages = Pages(watch, index, lengths)
     app = application(pages, *more)          # a Starlette application over one run, with routes that are not here
 
 A page is a pure reading of `watch.now`, of what the store holds under one key, or of the index; nothing in a URL is
 ever a path, or a part of one. What moves by itself is a fragment with the digest of what it shows in its address: it is
 asked for every two seconds, more rarely once the run is sealed, and answered by 204 while nothing has changed, so that
-what is being read stays in place.
+what is being read stays in place. The list of debates asks for nothing more once the run is sealed.
 
 What is asked in a wrong way is told on one line: 400, or 404 where there is no such thing. Who may ask at all is
 `server.py`'s to say, and what a person's ballot looks like, `runs/view/booth.py`'s.
@@ -30,8 +30,11 @@ from starlette.routing import BaseRoute, Route
 from runs.markup import MOST, STATIC, render
 from runs.panels import is_trajectory
 from runs.records import content_id
+from runs.report.chapters import CHAPTERS
+from runs.report.reading import Part, Table
 from runs.view import search
 from runs.view.filters import PAGE, Filters, narrow
+from runs.view.lengths import Lengths
 from runs.view.search import Index
 from runs.view.stored import UNREADABLE, Row, Stored
 from runs.view.watch import FLAGS, Watch
@@ -48,6 +51,8 @@ HELD = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if pat
 EDITION = content_id(*HELD.values())
 OFTEN_S, RARELY_S = 2, 10
 """Seconds after which what moves is asked for again: before a run is sealed, and after, as people may still vote."""
+LENGTH = next(chapter for chapter in CHAPTERS if chapter.anchor == "length-control")
+"""The chapter of the report that the leaderboard shows beside itself when it is asked to."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -60,6 +65,8 @@ class Asked(BaseModel):
     judge: Annotated[str, StringConstraints(max_length=2000)] = ""
     order: Annotated[str, StringConstraints(max_length=20)] = ""
     sample: Annotated[int, Field(ge=0, le=10**6)] = 0
+    length: Annotated[int, Field(ge=0, le=1)] = 0
+    """1: the leaderboard with and without length."""
     whole: Annotated[int, Field(ge=0, le=10**6)] = 0
     """A turn that is shown in full, however long it is."""
     q: Annotated[str, StringConstraints(max_length=1000)] = ""
@@ -100,9 +107,10 @@ def link(path: str, **asked: object) -> str:
 class Pages:
     """The pages of one run."""
 
-    def __init__(self, watch: Watch, index: Index) -> None:
+    def __init__(self, watch: Watch, index: Index, lengths: Lengths) -> None:
         self.watch = watch
         self.index = index
+        self.lengths = lengths
 
     def routes(self) -> list[BaseRoute]:
         """Where each page is."""
@@ -111,6 +119,7 @@ class Pages:
             "/board": self.board_alone,
             "/status": self.status,
             "/debates": self.debates,
+            "/list": self.list_alone,
             "/debates/{debate_id}": self.debate,
             "/debates/{debate_id}/live": self.debate_alone,
             "/compare": self.compare,
@@ -149,53 +158,85 @@ class Pages:
 
     def board(self, request: Request) -> Response:
         """Who stands where, by one judge's verdicts."""
-        judge = self._judge(request)
+        judge, length = self._asked(request)
         return self.page(
-            "board.html", title="Leaderboard", judges=self.watch.now.judges, judge=judge, moving=self._board(judge)
+            "board.html",
+            title="Leaderboard",
+            judges=self.watch.now.judges,
+            judge=judge,
+            length=length,
+            moving=self._board(judge, length),
         )
 
     def board_alone(self, request: Request) -> Response:
         """The part of it that moves."""
-        return answer(request, self._board(self._judge(request)))
+        return answer(request, self._board(*self._asked(request)))
 
-    def _judge(self, request: Request) -> str | None:
-        now, judge = self.watch.now, read(Asked, request).judge
+    def _asked(self, request: Request) -> tuple[str | None, int]:
+        """By whose verdicts, and whether with and without length."""
+        now, asked = self.watch.now, read(Asked, request)
+        judge = asked.judge
         if judge and judge not in now.judges:
             raise HTTPException(404, f"no judge {one_line(judge, 60)!r} in this run")
-        return judge or next(iter(now.judges), None)
+        return judge or next(iter(now.judges), None), asked.length
 
-    def _board(self, judge: str | None) -> Markup:
+    def _board(self, judge: str | None, length: int) -> Markup:
         now = self.watch.now
+        parts: tuple[Part, ...] | None = self.lengths.by(judge) if judge and length else ()
         found = now.boards.get(judge) or now.boards[next(iter(now.boards))]
         rows = found.board.frame.to_dicts() if found.board else []
         shown = render(
-            "_board.html", now=now, found=found, rows=rows, place=_scale(rows), met=_met(found.matrix), link=link
+            "_board.html",
+            now=now,
+            found=found,
+            rows=rows,
+            place=_scale(rows),
+            met=_met(found.matrix),
+            link=link,
+            chapter=LENGTH,
+            parts=parts,
+            is_table=lambda part: isinstance(part, Table),
         )
-        return self._moving("board", link("/board", judge=judge), shown)
+        every = RARELY_S if now.sealed and parts is not None else OFTEN_S
+        return moving("board", link("/board", judge=judge, length=length), shown, every)
 
     # Debates
 
     def debates(self, request: Request) -> Response:
         """The debates that filters leave, a page of them."""
-        now, filters = self.watch.now, read(Filters, request)
-        left = narrow(now, filters)
-        pages = max(1, math.ceil(len(left) / PAGE))
-        page = min(filters.page, pages)
-        asked = filters.model_dump(exclude={"page"})
+        filters = read(Filters, request)
         return self.page(
             "debates.html",
             title="Debates",
-            now=now,
+            now=self.watch.now,
             filters=filters,
-            judge=filters.judge or next(iter(now.judges), ""),
+            moving=self._list(filters),
+            flags=FLAGS,
+            twice=lambda names: [(name, name) for name in names],
+        )
+
+    def list_alone(self, request: Request) -> Response:
+        """The part of it that moves."""
+        return answer(request, self._list(read(Filters, request)))
+
+    def _list(self, filters: Filters) -> Markup:
+        now = self.watch.now
+        judge = filters.judge or next(iter(now.judges), "")  # and it stays so, whoever gives verdicts later
+        left = narrow(now, filters)
+        pages = max(1, math.ceil(len(left) / PAGE))
+        page = min(filters.page, pages)
+        asked = filters.model_dump(exclude={"page"}) | {"judge": judge}
+        shown = render(
+            "_list.html",
+            now=now,
+            judge=judge,
             rows=left.slice(PAGE * (page - 1), PAGE).to_dicts(),
             total=len(left),
             page=page,
             pages=pages,
             to=lambda number: link("/debates", **asked, page=number),
-            flags=FLAGS,
-            twice=lambda names: [(name, name) for name in names],
         )
+        return moving("list", link("/list", **asked, page=filters.page), shown, 0 if now.sealed else OFTEN_S)
 
     def debate(self, request: Request) -> Response:
         """One debate, turn by turn."""
@@ -301,8 +342,13 @@ class Pages:
 
 
 def moving(name: str, url: str, shown: str, every: int) -> Markup:
-    """A part of a page, and where it is asked for again: `every` so many seconds, with a digest of what it shows."""
+    """A part of a page, and where it is asked for again: `every` so many seconds, with a digest of what it shows.
+
+    One that is asked for every 0 seconds moves no more.
+    """
     digest = content_id(shown, str(every))
+    if not every:
+        return Markup('<div id="{}" data-shown="{}">{}</div>').format(name, digest, Markup(shown))
     address = f"{url}{'&' if '?' in url else '?'}shown={digest}"
     wrap = '<div id="{}" data-shown="{}" hx-get="{}" hx-trigger="every {}s" hx-swap="outerHTML">{}</div>'
     return Markup(wrap).format(name, digest, address, every, Markup(shown))

@@ -25,6 +25,7 @@ from runs.run import NEWEST, OUT, find
 from runs.settings import Command
 from runs.threaded import in_a_thread
 from runs.view.booth import Booth, Sealing
+from runs.view.lengths import Lengths
 from runs.view.pages import Pages, application
 from runs.view.search import Index
 from runs.view.watch import Watch
@@ -262,8 +263,9 @@ def serve(settings: Settings) -> Iterator[str]:
         sockets = stack.enter_context(bound(settings.host, settings.port))
         watch = stack.enter_context(Watch(folder=folder, out=settings.out))
         index = stack.enter_context(Index(watch.store))
+        lengths = stack.enter_context(Lengths(watch))
         sealing = stack.enter_context(Sealing(folder))
-        pages = Pages(watch, index)
+        pages = Pages(watch, index, lengths)
         booth = Booth(watch, pages, sealing, person=settings.name)
         app = Guard(application(pages, *booth.routes()), host=settings.host, token=token)
         url = stack.enter_context(in_a_thread(listening(app, settings.host, sockets), "view"))

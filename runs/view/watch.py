@@ -72,6 +72,8 @@ class Now:
     """Table `debates` with `motion`, `theme`, `turns`, `words`, and the `FLAGS`, in the order of the schedule."""
     verdicts: pl.DataFrame
     topics: pl.DataFrame
+    spoken: pl.DataFrame
+    """`words` by `debate_id` and `side`, null where those of a turn are not known."""
     planned: int | None
     """Debates of the schedule, where that can be told."""
     judges: tuple[str, ...]
@@ -195,20 +197,27 @@ class Watch:
         topics = topics.select("topic_id", "motion", "theme", "question_type", "split", "info")
         panels = [str(panel["name"]) for panel in spec.panels]
         judges = _judges(verdicts, panels)
+        said = self._spoken()
         return Now(
             spec=spec,
             sealed=tables.is_sealed(self.folder),
             seen_at=time.time(),
-            debates=self._flagged(debates, verdicts, topics, panels),
+            debates=self._flagged(debates, verdicts, topics, panels, said),
             verdicts=verdicts,
             topics=topics,
+            spoken=said.select("debate_id", "side", words=pl.when(pl.col("unknown") == 0).then("words")),
             planned=_planned(spec, len(debates)),
             judges=judges,
             boards=self._boards(debates, verdicts, judges, spec),
         )
 
     def _flagged(
-        self, debates: pl.DataFrame, verdicts: pl.DataFrame, topics: pl.DataFrame, panels: list[str]
+        self,
+        debates: pl.DataFrame,
+        verdicts: pl.DataFrame,
+        topics: pl.DataFrame,
+        panels: list[str],
+        said: pl.DataFrame,
     ) -> pl.DataFrame:
         judge = pl.col("judge")
         whole = verdicts.filter(~judge.str.contains(TRAJECTORY))
@@ -223,7 +232,7 @@ class Watch:
         motions = topics.select("topic_id", "motion", "theme")
         for more, on in (
             (motions, "topic_id"),
-            (self._spoken(), "debate_id"),
+            (said.group_by("debate_id").agg(pl.col("turns", "words", "trimmed").sum()), "debate_id"),
             (by_debate, "debate_id"),
             (failed, "debate_id"),
         ):
@@ -235,16 +244,21 @@ class Watch:
         return debates.with_columns(pl.col("turns", "words").fill_null(0), *flags)
 
     def _spoken(self) -> pl.DataFrame:
-        """Turns, words and trimmed turns by debate; only turns that are new since the last look are read."""
-        for read, rows in self.store.blocks("debate_id, words, trimmed", self._read):
+        """Turns, their words, how many have unknown ones, and trimmed turns, by debate and side; only turns that are
+        new since the last look are read."""
+        for read, rows in self.store.blocks("debate_id, side, words, trimmed", self._read):
             self._read = read
             new = (
                 pl.DataFrame(rows, schema=_SPOKEN, orient="row")
-                .group_by("debate_id")
-                .agg(pl.len().cast(pl.Int64).alias("turns"), pl.col("words", "trimmed").sum())
+                .group_by("debate_id", "side")
+                .agg(
+                    pl.len().cast(pl.Int64).alias("turns"),
+                    pl.col("words", "trimmed").sum(),
+                    pl.col("words").null_count().cast(pl.Int64).alias("unknown"),
+                )
             )
             self._said = pl.concat([self._said, new])
-        self._said = self._said.group_by("debate_id").sum()
+        self._said = self._said.group_by("debate_id", "side").sum()
         return self._said
 
     def _boards(
@@ -272,8 +286,8 @@ class Watch:
             return (f"the report cards cannot be read: {one_line(str(error))}",)
 
 
-_SPOKEN = {"debate_id": pl.String, "words": pl.Int64, "trimmed": pl.Int64}
-_SAID = {"debate_id": pl.String, "turns": pl.Int64, "words": pl.Int64, "trimmed": pl.Int64}
+_SPOKEN = {"debate_id": pl.String, "side": pl.String, "words": pl.Int64, "trimmed": pl.Int64}
+_SAID = {"debate_id": pl.String, "side": pl.String} | dict.fromkeys(("turns", "words", "trimmed", "unknown"), pl.Int64)
 
 
 def background(name: str, step: Callable[[], float], stop: threading.Event) -> threading.Thread:
