@@ -33,7 +33,7 @@ from time import perf_counter
 from arena.batch_api import URL, BatchApi, Pace
 from arena.batch_sent import Notes, Outcome, Sent, Who
 from arena.client import Fault, Reply, Usage
-from arena.line import Answer, Body, Cost, Empty, Line, OutOfBudget, Unanswered, Unavailable, estimate
+from arena.line import Answer, Bill, Body, Cost, Empty, Line, OutOfBudget, Unanswered, Unavailable, estimate
 from runs.records import content_id
 from topics.errors import InputError
 
@@ -116,14 +116,14 @@ class _Asked:
     """Batches that it went through in vain."""
     unusable: int = 0
     """Answers that `accept` did not take."""
-    usage: Usage = field(default_factory=Usage)
+    bill: Bill = field(default_factory=Bill)
 
-    def count(self, outcome: Outcome) -> None:
-        """Count what it had."""
+    def count(self, outcome: Outcome, most: float) -> None:
+        """Count what it had; it cost `most` USD at most."""
         if outcome.sent_at is not None:
             self.attempts += 1
             self.first = self.first or outcome.sent_at
-            self.usage += outcome.usage
+            self.bill.add(outcome.usage, most)
 
 
 class Batched:
@@ -176,7 +176,7 @@ class Batched:
                 outcome = await self._outcome(request)
             except Empty as error:
                 raise OutOfBudget(str(error), self._cost(asked)) from None
-            asked.count(outcome)
+            asked.count(outcome, request.estimate)
             found = outcome.found
             fault = accept(found) if isinstance(found, Reply) else found
             if fault is None:
@@ -187,10 +187,9 @@ class Batched:
                 asked.unusable += isinstance(found, Reply)
                 request = self._request(body_of(asked.unusable), session, draw)
 
-    def usd(self, usage: Usage) -> float:
-        """What tokens cost here."""
-        full = self.endpoint.cost(usage.prompt, usage.cached, usage.completion)
-        return full * (1 - self.endpoint.batch_discount)
+    def usd(self, usage: Usage | None) -> float:
+        """What tokens cost here, as `Line.usd` has it."""
+        return self._line.usd(usage) * (1 - self.endpoint.batch_discount)
 
     def _give_up(self, fault: Fault, outcome: Outcome, asked: _Asked) -> None:
         """Raise where a question is not to be asked again."""
@@ -205,8 +204,9 @@ class Batched:
     def _cost(self, asked: _Asked) -> Cost:
         return Cost(
             attempts=asked.attempts,
-            usage=asked.usage,
-            usd=self.usd(asked.usage),
+            usage=asked.bill.usage,
+            usd=self.usd(asked.bill.usage),
+            unknown_usd=asked.bill.unknown_usd,
             started_at=asked.first or datetime.now(UTC),
             latency_s=perf_counter() - asked.clock,
         )
@@ -256,7 +256,8 @@ class Batched:
 
     def _give(self, request: _Request, outcome: Outcome) -> None:
         """Tell whoever asked, and settle what was set aside."""
-        self._line.budget.settle(request.held, self.usd(outcome.usage))
+        spent = request.estimate if outcome.usage is None else self.usd(outcome.usage)
+        self._line.budget.settle(request.held, spent)
         self._batches.holding.discard(request)
         request.held = 0.0
         if not request.outcome.done():

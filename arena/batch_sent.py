@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from arena.batch_api import ENDED, BatchApi, Id, State, Stopped
-from arena.client import Fault, Reply, Usage
+from arena.client import NOTHING, Fault, Reply, Usage
 from runs.files import replace_text
 from topics.errors import InputError, is_file, one_line
 
@@ -109,8 +109,8 @@ class Outcome:
     """Where it had none, whether that counts: it was of this sitting, and not merely too large."""
 
     @property
-    def usage(self) -> Usage:
-        """What was billed."""
+    def usage(self) -> Usage | None:
+        """What was billed; None where nobody knows."""
         return self.found.usage
 
     @property
@@ -118,7 +118,7 @@ class Outcome:
         """Whether asking again would be of no use, or be paid again."""
         if self.sent_at is None:
             return False
-        return isinstance(self.found, Reply) or self.found.remedy == "never" or self.usage != Usage()
+        return isinstance(self.found, Reply) or self.found.remedy == "never" or self.usage != NOTHING
 
 
 class Sent:

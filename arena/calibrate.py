@@ -302,6 +302,8 @@ def _report(result: Result) -> int:
     print(f"\n{name}: {mark}: leaderboards will say so" if mark else f"\n{name} passes all its gates")
     debates, votes = (frame.select(pl.len()).collect().item() for frame in (loaded.debates, loaded.votes))
     print(f"wrote {result.folder}: {debates:,} debates, {votes:,} votes, the card as {stored.NAME} and {stored.TABLE}")
+    if unknown := result.progress.unknown:
+        print(f"note:  its cost is the least that it can be: nobody knows what {unknown:,} calls took in all")
     roster = Spec.read(result.folder).settings["roster"]
     words = ["--from-run", made.from_run, "--judges", name, *(["--roster", roster] if roster else [])]
     print(f"next:  {shlex.join(['python', '-m', 'arena.judge', *words])}")

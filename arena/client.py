@@ -63,6 +63,17 @@ class Usage:
             reasoning=self.reasoning + other.reasoning,
         )
 
+    @property
+    def tokens(self) -> int:
+        """Of the prompt and the completion."""
+        return self.prompt + self.completion
+
+
+NOTHING = Usage()
+
+OVERLOADED = (503, 529)
+"""Statuses of what did not begin to answer."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
@@ -72,22 +83,29 @@ class Reply:
     reasoning: str | None
     """What it returned as private reasoning in a field of its own."""
     finish: str | None
-    usage: Usage
+    usage: Usage | None
+    """None where it does not say."""
 
 
 class Fault(Exception):
     """A request that was not answered."""
 
     def __init__(
-        self, kind: FailureKind, message: str, remedy: Remedy, *, pause: float | None = None, usage: Usage | None = None
+        self,
+        kind: FailureKind,
+        message: str,
+        remedy: Remedy,
+        *,
+        pause: float | None = None,
+        usage: Usage | None = NOTHING,
     ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.remedy: Remedy = remedy
         self.pause = pause
         """Seconds that the endpoint asks to be left alone for."""
-        self.usage = usage or Usage()
-        """What was billed all the same."""
+        self.usage = usage
+        """What was billed all the same; None where that is not known: it was sent, and nobody said what it took."""
 
 
 class Client:
@@ -115,7 +133,9 @@ class Client:
             return self._reply(answer)
 
     def read(self, status: int, body: object) -> Reply:
-        """The reply in an answer that came by another way, with its status and body. Raises `Fault`."""
+        """The reply in an answer of a batch, with its status and body. Raises `Fault`; an error in its place is not
+        billed, whatever its status.
+        """
         with self.faults():
             if status >= 400:
                 raise self._status(status, body, {}, "an error without a message")
@@ -124,6 +144,7 @@ class Client:
     @contextmanager
     def faults(self) -> Iterator[None]:
         """Whatever goes wrong at the endpoint, as one `Fault`, without the key."""
+        import aiohttp
         import openai
 
         try:
@@ -132,14 +153,17 @@ class Client:
             fault.args = (self.blotted(str(fault)),)
             raise
         except openai.APIStatusError as error:
-            raise self._status(error.status_code, error.body, error.response.headers, error.message) from None
+            answered = self._status(error.status_code, error.body, error.response.headers, error.message)
+            answered.usage = _billed(error.status_code)
+            raise answered from None
         except openai.APITimeoutError as error:
             raise _no_answer(error) from None
         except openai.APIConnectionError as error:
             said = self.blotted(f"{error.message} {error.__cause__ or ''}".strip())
-            raise Fault("transport", said, "repair") from None
-        except (openai.APIError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise Fault("unparseable", self.blotted(f"{type(error).__name__}: {error}"), "again") from None
+            raise Fault("transport", said, "repair", usage=_lost(error)) from None
+        except (openai.APIError, aiohttp.ClientError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            said = self.blotted(f"{type(error).__name__}: {error}")
+            raise Fault("unparseable", said, "again", usage=None) from None
 
     def blotted(self, text: str) -> str:
         """One bounded line of what the endpoint said, without the key."""
@@ -176,9 +200,11 @@ class Client:
     def _reply(self, answer: Any) -> Reply:
         """The answer, looked at without trust: only that it is JSON is known, and not even of which shape."""
         if not isinstance(answer, dict):
-            raise Fault("unparseable", f"the answer is no object but {type(answer).__name__}", "again")
+            raise Fault("unparseable", f"the answer is no object but {type(answer).__name__}", "again", usage=None)
         if error := answer.get("error"):
-            raise self._status(_code_of(error), {"error": error}, {}, "an error in a body of status 200")
+            fault = self._status(_code_of(error), {"error": error}, {}, "an error in a body of status 200")
+            fault.usage = _usage(answer.get("usage")) or _billed(_code_of(error))
+            raise fault
         usage = _usage(answer.get("usage"))
         choice = _first(answer.get("choices"))
         message = choice.get("message")
@@ -234,14 +260,34 @@ def _place(session: str) -> int:
 
 def _no_answer(error: BaseException) -> Fault:
     """A time-out; one while connecting means that nobody is there."""
+    if any("Connect" in name for name in _causes(error)):
+        return Fault("transport", "no connection", "repair", usage=_lost(error))
+    return Fault("timeout", "no answer in time", "slower", usage=None)
+
+
+def _lost(error: BaseException) -> Usage | None:
+    """What a request is billed for that has no answer: nothing where there never was a connection to send it by; else
+    nobody knows, since a connection that breaks looks, further up, like one that was never made.
+    """
+    never = any(name.startswith("ClientConnector") or name == "ConnectionTimeoutError" for name in _causes(error))
+    return NOTHING if never else None
+
+
+def _billed(status: int) -> Usage | None:
+    """What a request is billed for that was answered with an error: nothing where it was refused, as what is overloaded
+    does too; where something broke on the way, the model may have answered before that.
+    """
+    return NOTHING if status < 500 or status in OVERLOADED else None
+
+
+def _causes(error: BaseException) -> list[str]:
+    """Names of an error's class and of those that it came from."""
     causes: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(causes) < 10:
         causes.append(type(cause).__name__)
         cause = cause.__cause__ or cause.__context__
-    if any("Connect" in name for name in causes):
-        return Fault("transport", "no connection", "repair")
-    return Fault("timeout", "no answer in time", "slower")
+    return causes
 
 
 def _code_of(error: object) -> int:
@@ -256,17 +302,22 @@ def _first(choices: Any) -> dict[str, Any]:
     return first if isinstance(first, dict) else {}
 
 
-def _usage(usage: Any) -> Usage:
-    def count(value: Any, *names: str) -> int:
+def _usage(usage: Any) -> Usage | None:
+    """What an answer says it took; None where it lacks one of the two numbers that are billed."""
+
+    def count(value: Any, *names: str) -> int | None:
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
-        return value if isinstance(value, int) and 0 <= value < 2**40 else 0
+        return value if isinstance(value, int) and 0 <= value < 2**40 else None
 
+    prompt, completion = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+    if prompt is None or completion is None:
+        return None
     return Usage(
-        prompt=count(usage, "prompt_tokens"),
-        cached=min(count(usage, "prompt_tokens_details", "cached_tokens"), count(usage, "prompt_tokens")),
-        completion=count(usage, "completion_tokens"),
-        reasoning=count(usage, "completion_tokens_details", "reasoning_tokens"),
+        prompt=prompt,
+        cached=min(count(usage, "prompt_tokens_details", "cached_tokens") or 0, prompt),
+        completion=completion,
+        reasoning=count(usage, "completion_tokens_details", "reasoning_tokens") or 0,
     )
 
 

@@ -58,8 +58,13 @@ class Engine:
         self.again = again
         self.concurrency = concurrency
         self.max_failed = max_failed
+        cost, unknown, most = run.journal.costs()
         self.progress = Progress(
-            debates=len(self.matches), turns_each=len(run.spec.format), cost_usd=run.journal.cost_usd()
+            debates=len(self.matches),
+            turns_each=len(run.spec.format),
+            cost_usd=cost,
+            unknown=unknown,
+            unknown_usd=most,
         )
         self.judging = Judging(
             run, bench, self.progress, debate_of=self._debate, stop=self.stop, all_at_once=all_at_once
@@ -198,7 +203,8 @@ class Engine:
     def _calls(self, *calls: Call | None) -> list[Call]:
         """The calls that were made, their cost added up."""
         made = [call for call in calls if call is not None]
-        self.progress.cost_usd += sum(call.cost_usd for call in made)
+        for call in made:
+            self.progress.pay(call)
         return made
 
     async def _void(self, row: DebateRow, slot: Slot, error: BaseException, speech: Speech | None) -> None:

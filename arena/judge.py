@@ -102,7 +102,7 @@ def judge(settings: Settings) -> Result:
             all_at_once=settings.batch,
             again=again(folder, settings),
         )
-        most = None if settings.max_cost is None else engine.progress.cost_usd + settings.max_cost
+        most = None if settings.max_cost is None else engine.progress.most_usd + settings.max_cost
         finished = drive(engine, seats.lines, max_cost=most, max_hours=settings.max_hours)
         if batches and finished:
             batches.forget()

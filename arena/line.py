@@ -13,18 +13,21 @@ A line is one model at one endpoint, shared by all contestants and judges that a
     never               unanswered at once
     park                the endpoint answers nobody any more: everything that wants it stays owed (`Parked`)
 
-Whatever was billed on the way is part of what is given back, or of what is raised.
+Whatever was billed on the way is part of what is given back, or of what is raised. An attempt that was sent, and of
+which nobody says what it took, may have been billed as well (a time-out, a connection that broke): it counts, against
+what may be spent, as the most that it can have cost, and is told apart from one that cost nothing.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import nan
 from random import Random
 from time import perf_counter
 from typing import Any
 
-from arena.client import Client, Fault, Reply, Usage
+from arena.client import NOTHING, Client, Fault, Reply, Usage
 from arena.endpoints import Endpoint
 from arena.gate import Gate, Limits, Parked, Pass
 from runs.records import Call, FailureKind, Role
@@ -45,8 +48,12 @@ class Cost:
     """What a question took, all attempts together."""
 
     attempts: int
-    usage: Usage
+    usage: Usage | None
+    """Of the attempts of which it is known; None where it is of none."""
     usd: float
+    """For that; NaN where nothing is known."""
+    unknown_usd: float | None
+    """What the other attempts may have cost at most; None where there are none."""
     started_at: datetime
     latency_s: float
     """From the question to its end, waiting included."""
@@ -58,6 +65,27 @@ class Answer:
 
     reply: Reply
     cost: Cost
+
+
+@dataclass(kw_only=True, slots=True)
+class Bill:
+    """What the attempts of one question took, as far as anybody says."""
+
+    known: Usage = NOTHING
+    unknown_usd: float | None = None
+    """As in `Cost`."""
+
+    def add(self, usage: Usage | None, most: float) -> None:
+        """One more attempt; where nobody says what it took, it cost `most` USD at most."""
+        if usage is None:
+            self.unknown_usd = most + (self.unknown_usd or 0.0)
+        else:
+            self.known += usage
+
+    @property
+    def usage(self) -> Usage | None:
+        """As in `Cost`."""
+        return None if self.unknown_usd is not None and self.known == NOTHING else self.known
 
 
 def call_row(
@@ -73,6 +101,7 @@ def call_row(
     finish: str | None,
 ) -> Call:
     """The row of a call: what it was about, and what it took."""
+    used = cost.usage
     return Call(
         call_id=call_id,
         debate_id=debate_id,
@@ -81,15 +110,16 @@ def call_row(
         endpoint=endpoint,
         model=model,
         adapter=adapter,
-        prompt_tokens=cost.usage.prompt,
-        cached_tokens=cost.usage.cached,
-        completion_tokens=cost.usage.completion,
-        reasoning_tokens=cost.usage.reasoning,
+        prompt_tokens=used.prompt if used else None,
+        cached_tokens=used.cached if used else None,
+        completion_tokens=used.completion if used else None,
+        reasoning_tokens=used.reasoning if used else None,
         latency_s=cost.latency_s,
         attempts=cost.attempts,
         finish_reason=finish,
         cost_usd=cost.usd,
         started_at=cost.started_at,
+        unknown_usd=cost.unknown_usd,
     )
 
 
@@ -127,6 +157,7 @@ class Budget:
 
     most: float | None = None
     spent: float = 0.0
+    """Where nobody knows what was spent, the most that it can have been."""
     held: float = 0.0
     holders: int = 0
     """Questions that money is held back for."""
@@ -199,15 +230,16 @@ class Line:
         except Empty as error:
             raise OutOfBudget(str(error), self._cost(asked)) from None
 
-    def usd(self, usage: Usage) -> float:
-        """What tokens cost here."""
-        return self.endpoint.cost(usage.prompt, usage.cached, usage.completion)
+    def usd(self, usage: Usage | None) -> float:
+        """What tokens cost here; NaN where nobody knows how many they were."""
+        return nan if usage is None else self.endpoint.cost(usage.prompt, usage.cached, usage.completion)
 
     def _cost(self, asked: "_Asked") -> Cost:
         return Cost(
             attempts=asked.attempts,
-            usage=asked.usage,
-            usd=self.usd(asked.usage),
+            usage=asked.bill.usage,
+            usd=self.usd(asked.bill.usage),
+            unknown_usd=asked.bill.unknown_usd,
             started_at=asked.started_at,
             latency_s=perf_counter() - asked.clock,
         )
@@ -218,10 +250,11 @@ class Line:
         held = self.usd(Usage(prompt=prompt, completion=completion))
         await self.budget.room(held)
         self.budget.hold(held)
-        used = Usage()
+        used: Usage | None = NOTHING
         try:
             with await self.gate.enter(prompt + completion, level) as passed:
                 asked.attempts += 1
+                used = None  # until somebody says what it took
                 try:
                     reply = await self.client.send(body, session=session, attempt=asked.attempts)
                 except Fault as fault:
@@ -230,11 +263,11 @@ class Line:
                     return fault
                 used = reply.usage
                 self._gone_since, self.answered_at = None, datetime.now(UTC)
-                passed.done(used.prompt + used.completion)
+                passed.done((used or NOTHING).tokens)
                 return reply
         finally:
-            asked.usage += used
-            self.budget.settle(held, self.usd(used))
+            asked.bill.add(used, held)
+            self.budget.settle(held, held if used is None else self.usd(used))
 
     def _tell(self, passed: Pass, fault: Fault) -> None:
         """Tell the gate what a fault means for everybody else."""
@@ -249,7 +282,7 @@ class Line:
             if now - self._gone_since > PATIENCE:
                 self.gate.park(f"nothing has answered for {PATIENCE / 60:.0f} minutes: {fault}")
         else:
-            passed.failed(fault.usage.prompt + fault.usage.completion)
+            passed.failed((fault.usage or NOTHING).tokens)
             if fault.remedy == "park":
                 self.gate.park(str(fault))
 
@@ -272,7 +305,7 @@ class _Asked:
     unusable: int = 0
     """Answers that `accept` did not take."""
     last: str = ""
-    usage: Usage = field(default_factory=Usage)
+    bill: Bill = field(default_factory=Bill)
 
     def may_go_on(self, fault: Fault, most: int, *, is_down: bool) -> bool:
         """Whether it should be asked again after a fault."""

@@ -5,7 +5,11 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import isnan
 from time import monotonic
+
+from runs.costs import beside
+from runs.records import Call
 
 LIVE_EVERY = 0.25
 PLAIN_EVERY = 10.0
@@ -29,7 +33,11 @@ class Progress:
     """Of this sitting."""
     failures: int = 0
     cost_usd: float = 0.0
-    """Of the run, earlier sittings included."""
+    """Of the run, earlier sittings included, as far as it is known."""
+    unknown: int = 0
+    """Calls that it is without, or without a part of: nobody knows what they took."""
+    unknown_usd: float = 0.0
+    """What these may have cost besides, at most."""
     parked: dict[str, str] = field(default_factory=dict)
     """Contestants that are not asked any more in this sitting, and why."""
     absent: dict[str, str] = field(default_factory=dict)
@@ -42,6 +50,22 @@ class Progress:
     """Nothing new is begun."""
     stopped: str = ""
     """Why nothing new is begun, where it was not by a signal."""
+
+    def pay(self, call: Call) -> None:
+        """Add up what a call cost."""
+        self.cost_usd += 0.0 if isnan(call.cost_usd) else call.cost_usd
+        self.unknown += bool(call.unknown_usd)
+        self.unknown_usd += call.unknown_usd or 0.0
+
+    @property
+    def most_usd(self) -> float:
+        """The most that it may have cost."""
+        return self.cost_usd + self.unknown_usd
+
+    @property
+    def paid(self) -> str:
+        """What it cost, in words."""
+        return f"{self.cost_usd:,.2f} USD{beside(self.unknown)}"
 
 
 @asynccontextmanager
@@ -92,8 +116,8 @@ def line(progress: Progress, elapsed: float) -> str:
     parts = [f"{progress.done:,}/{progress.debates:,}"]
     parts += [f"{speed:,.0f} turns/s"] if progress.turns or not judges_only else []
     parts += [f"{progress.verdicts:,}/{progress.wanted:,} verdicts", f"{progress.failures:,} failures"]
-    if progress.cost_usd:
-        parts.append(f"{progress.cost_usd:,.2f} USD")
+    if progress.cost_usd or progress.unknown:
+        parts.append(progress.paid)
     if away := [*progress.parked, *progress.absent]:
         parts.append(f"parked: {', '.join(away)}")
     parts += ["judging"] if judges_only else []

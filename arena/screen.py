@@ -321,7 +321,7 @@ def _report(folder: Path, found: pl.DataFrame, progress: Progress) -> None:
     if text := table(found):
         print(text, end="\n\n")
     said, invalid = together["answers"].sum(), together["invalid"].sum()
-    print(f"wrote {folder}: {said:,} answers and {invalid:,} invalid ones, for {progress.cost_usd:,.2f} USD")
+    print(f"wrote {folder}: {said:,} answers and {invalid:,} invalid ones, for {progress.paid}")
     print(f"{flagged(found).height:,} of {together.height:,} motions are one-sided for these judges")
     if few := together.filter(one_sided="too_few").height:
         print(f"note:  {few:,} motions have too few answers: {_too_few()}")

@@ -5,6 +5,7 @@
     per_win(run, spec, "gpt")          # cost and tokens of a contestant's win
     per_verdict(run, spec)             # cost of a judge's verdict; a panel's is its members'
     stages(run), failures(run), completion(run)
+    beside(3)                          # " and 3 calls of unknown cost", to stand behind a sum
 
 A call to a contestant is of who speaks on its turn's side, whether it came to anything or not. A judge's call is of the
 judge whose vote names it. Calls that no vote names (the first answer where a repair was needed, a vote that stays owed)
@@ -13,8 +14,10 @@ without a name, so that the ledger adds up to the run.
 
 Nothing counted is null, never 0: a contestant that asks nobody has no tokens, and `counted` says of how many calls the
 tokens are. So is a cost of which a part is not known: at an endpoint without a price nobody knows what an answer costs,
-while what is simulated, or answers on this machine, costs nothing. Shares, and costs of something, have intervals over
-topics (`runs/shares.py`).
+while what is simulated, or answers on this machine, costs nothing. An attempt that was sent and of which nobody said
+what it took (a time-out, a connection that broke) has a price, and may have cost it: sums are without it, and how many
+such calls there are stands beside each of them (`unknown`). Shares, and costs of something, have intervals over topics
+(`runs/shares.py`).
 """
 
 import polars as pl
@@ -27,7 +30,7 @@ from topics import SIDES, opposite
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
-_CALL = ["call_id", "debate_id", "role", "turn", "endpoint", "model", "latency_s", "cost_usd", *TOKENS]
+_CALL = ["call_id", "debate_id", "role", "turn", "endpoint", "model", "latency_s", "cost_usd", "unknown", *TOKENS]
 _SEATS = ["for_contestant", "against_contestant"]
 
 
@@ -40,15 +43,25 @@ def paid(spec: Spec) -> pl.Expr:
     return pl.when(~unknown).then("cost_usd").alias("cost_usd")
 
 
+def unknown(spec: Spec) -> pl.Expr:
+    """Of which calls nobody knows what they cost in all, though there is a price: `unknown`."""
+    return (pl.col("unknown_usd").is_not_null() & ~pl.col("endpoint").is_in(spec.unpriced)).alias("unknown")
+
+
+def beside(calls: int) -> str:
+    """What is to be said behind a sum that is without so many calls, or a part of them."""
+    return f" and {calls:,} {'call' if calls == 1 else 'calls'} of unknown cost" if calls else ""
+
+
 def owned(run: Tables, spec: Spec) -> pl.LazyFrame:
     """A run's calls with their `topic_id`, `kind` (`contestant`, `judge`, or another's role) and `name`, whose they are
-    (null: nobody knows); `cost_usd` as `paid` has it."""
+    (null: nobody knows); `cost_usd` as `paid` has it, and `unknown`."""
     about = run.debates.select("debate_id", "topic_id", "opener", *_SEATS)
     speaks, judges = pl.col("role").is_in(["speak", "shorten"]), pl.col("role") == "judge"
     speaker = pl.when(side="for").then(_SEATS[0]).when(side="against").then(_SEATS[1])
     return (
-        run.calls.select(_CALL)
-        .with_columns(paid(spec))
+        run.calls.with_columns(unknown(spec), paid(spec))
+        .select(_CALL)
         .join(about, on="debate_id", how="left")
         .join(_sides(spec), on=["opener", "turn"], how="left")
         .join(_named(run), on="call_id", how="left")
@@ -89,8 +102,9 @@ def _asking(spec: Spec) -> pl.LazyFrame:
 
 def spent(run: Tables, spec: Spec) -> pl.DataFrame:
     """The ledger, a row for each whose calls there are: `kind` and `name` as in `owned`; `debates` that they are of,
-    `calls`, `counted`, tokens, `cost_usd` (null where a call's is not known), `seconds` (of all answers, one after the
-    other); `cached_share` of prompt tokens and `cost_per_debate` with bounds, `topics`, `few_topics`.
+    `calls`, `counted`, tokens, `cost_usd` (null where a call's is not known for want of a price, or none is known) and
+    `unknown` (how many calls it is without, or without a part of), `seconds` (of all answers, one after the other);
+    `cached_share` of prompt tokens and `cost_per_debate` with bounds, `topics`, `few_topics`.
     """
     calls = owned(run, spec).with_columns(call=1).collect()
     by = ["kind", "name"]
@@ -101,6 +115,7 @@ def spent(run: Tables, spec: Spec) -> pl.DataFrame:
         pl.col("prompt_tokens").count().cast(pl.Int32).alias("counted"),
         *sums,
         _all_of("cost_usd"),
+        _unknown,
         pl.col("latency_s").sum().alias("seconds"),
     )
     first = pl.col("debate_id").is_first_distinct().over(by)
@@ -116,9 +131,13 @@ def spent(run: Tables, spec: Spec) -> pl.DataFrame:
 
 
 def _all_of(column: str) -> pl.Expr:
-    """The sum over calls; null where it is not known of each of them, or there is none."""
-    known = (pl.col("call").sum() > 0) & pl.col(column).is_not_null().all()
+    """The sum over calls; null where it is not known of each of them that is not `unknown`, or of none."""
+    told = pl.col(column).is_not_null()
+    known = (told & (pl.col("call") > 0)).any() & (told | pl.col("unknown")).all()
     return pl.when(known).then(pl.col(column).sum()).alias(column)
+
+
+_unknown = pl.col("unknown").sum().cast(pl.Int32)
 
 
 def _with(whole: str, per: str) -> pl.Expr:
@@ -127,11 +146,12 @@ def _with(whole: str, per: str) -> pl.Expr:
 
 
 def per_win(run: Tables, spec: Spec, judge: str | None = None) -> pl.DataFrame:
-    """What a win costs, a tie being half of one: `judge`, `contestant`, `wins`, `cost_usd`, `cost_per_win` and
-    `tokens_per_win` (prompt and completion) with bounds, `topics`, `few_topics`.
+    """What a win costs, a tie being half of one: `judge`, `contestant`, `wins`, `cost_usd`, `unknown` (calls that it is
+    without), `cost_per_win` and `tokens_per_win` (prompt and completion) with bounds, `topics`, `few_topics`.
 
     Counted are debates that the judge decided, and void ones, in which nobody can win what was paid for. Null for
-    somebody who never won, or asks nobody; a cost where that of some call is not known, tokens where some call's are.
+    somebody who never won, or asks nobody; a cost where that of some call is not known, tokens where some call's are,
+    `unknown` ones aside.
     """
     by = ["judge", "contestant"]
     rows = decided(run.debates, run.verdicts, judge)
@@ -139,11 +159,15 @@ def per_win(run: Tables, spec: Spec, judge: str | None = None) -> pl.DataFrame:
     spoken = owned(run, spec).filter(kind="contestant").rename({"name": "contestant"}).drop_nulls("contestant")
     in_them = pl.concat([rows.select("judge", "debate_id"), void.select("judge", "debate_id")])
     tokens = pl.col("prompt_tokens") + pl.col("completion_tokens")
-    cost = spoken.join(in_them, on="debate_id").select("topic_id", *by, "cost_usd", tokens=tokens, call=1, win=0.0)
-    won = seats(rows).select("topic_id", *by, cost_usd=0.0, tokens=pl.lit(0, pl.Int64), call=0, win="score")
+    cost = spoken.join(in_them, on="debate_id").select(
+        "topic_id", *by, "cost_usd", "unknown", tokens=tokens, call=1, win=0.0
+    )
+    won = seats(rows).select(
+        "topic_id", *by, cost_usd=0.0, unknown=False, tokens=pl.lit(0, pl.Int64), call=0, win="score"
+    )
     both = pl.concat([cost, won]).collect()
     parts = {"cost_per_win": pl.col("cost_usd").fill_null(0), "tokens_per_win": pl.col("tokens").fill_null(0)}
-    sums = both.group_by(by).agg(pl.col("win").sum().alias("wins"), _all_of("cost_usd"), _all_of("tokens"))
+    sums = both.group_by(by).agg(pl.col("win").sum().alias("wins"), _all_of("cost_usd"), _unknown, _all_of("tokens"))
     found = sums.join(shares(both, by, parts, pl.col("win"), bounded=False), on=by).sort(by)
     return found.with_columns(_with("cost_usd", "cost_per_win"), _with("tokens", "tokens_per_win")).drop("tokens")
 
@@ -151,8 +175,8 @@ def per_win(run: Tables, spec: Spec, judge: str | None = None) -> pl.DataFrame:
 def per_verdict(run: Tables, spec: Spec) -> pl.DataFrame:
     """What a verdict costs: `judge` (null: calls that have no judge), `members` (of a panel, whose cost is theirs; null
     for others, whose costs add up to the run's), `votes` and `invalid_votes`, `verdicts` that are valid, `calls`,
-    `cost_usd`, and `cost_per_verdict` with bounds (both null for a judge that asks nobody, and where a call's cost is
-    not known), `topics`, `few_topics`.
+    `cost_usd`, `unknown` (calls that it is without), and `cost_per_verdict` with bounds (null for a judge that asks
+    nobody, and where a call's cost is not known for want of a price), `topics`, `few_topics`.
 
     What was paid for votes that came to nothing counts as well. A trajectory's (`gpt@4`) are apart from its judge's.
     """
@@ -162,16 +186,18 @@ def per_verdict(run: Tables, spec: Spec) -> pl.DataFrame:
     )
     panels = [(str(panel["name"]), [str(name) for name in panel["members"]]) for panel in spec.panels]
     seated = pl.LazyFrame(panels, schema={"judge": pl.String, "members": pl.List(pl.String)}, orient="row")
-    calls = owned(run, spec).filter(kind="judge").select("topic_id", "cost_usd", judge="name", call=1, verdict=0)
+    asked = owned(run, spec).filter(kind="judge")
+    calls = asked.select("topic_id", "cost_usd", "unknown", judge="name", call=1, verdict=0)
     theirs = seated.explode("members").join(calls, left_on="members", right_on="judge").drop("members")
     valid = run.verdicts.filter(pl.col("winner") != "invalid").join(run.debates, on="debate_id")
-    given = valid.select("topic_id", "judge", cost_usd=0.0, call=0, verdict=1)
-    columns = ["topic_id", "judge", "cost_usd", "call", "verdict"]
+    given = valid.select("topic_id", "judge", cost_usd=0.0, unknown=False, call=0, verdict=1)
+    columns = ["topic_id", "judge", "cost_usd", "unknown", "call", "verdict"]
     rows = pl.concat([part.select(columns) for part in (calls, theirs, given)]).collect()
     sums = rows.group_by("judge").agg(
         pl.col("verdict").sum().cast(pl.Int32).alias("verdicts"),
         pl.col("call").sum().cast(pl.Int32).alias("calls"),
         _all_of("cost_usd"),
+        _unknown,
     )
     parts = {"cost_per_verdict": pl.col("cost_usd").fill_null(0)}
     cost = shares(rows, ["judge"], parts, pl.col("verdict"), bounded=False)

@@ -140,10 +140,12 @@ class Journal:
             flags = {name: bool(values[name]) for name in ("consistent", "related")}
             yield Verdict(**values | flags)
 
-    def cost_usd(self) -> float:
-        """What all calls of the run have cost."""
-        (cost,) = self._connection.execute("SELECT total(cost_usd) FROM calls").fetchone()
-        return float(cost)
+    def costs(self) -> tuple[float, int, float]:
+        """What all calls of the run have cost, as far as that is known; of how many of them it is not, or not wholly;
+        and what these may have cost besides, at most. USD."""
+        sums = "SELECT total(cost_usd), count(nullif(unknown_usd, 0)), total(unknown_usd) FROM calls"
+        known, calls, unknown = self._connection.execute(sums).fetchone()
+        return float(known), int(calls), float(unknown)
 
     def close(self) -> None:
         """Commit what waits, fold the write-ahead log into the file, and let go of it."""
@@ -173,7 +175,7 @@ def renew(folder: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    """Refuse a folder without a journal, or with one that another version of this code wrote."""
+    """Refuse a folder without a journal, or with one that a newer version of this code wrote."""
     path = folder / NAME
     if not path.is_file():
         raise InputError(f"{str(folder)!r} holds no {NAME}; expected the folder of a run")
@@ -183,18 +185,31 @@ def check(folder: Path) -> None:
             known = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except sqlite3.Error as error:
         raise InputError(f"{str(path)!r} cannot be read as a journal: {error}") from None
-    if version != VERSION:
+    if version > VERSION:
         newer = f"newer than the {VERSION} known here; update debate-arena"
-        older = f"older than {VERSION}; go on with it once, which renews it: python -m arena.run --resume {folder}"
-        raise InputError(f"{str(path)!r} has schema {version}, {newer if version > VERSION else older}")
+        raise InputError(f"{str(path)!r} has schema {version}, {newer}")
     if missing := [name for name in TABLES if name not in known]:
         raise InputError(f"{str(path)!r} cannot be read as a journal: it has no table {', '.join(missing)}")
 
 
 def reader(folder: Path) -> sqlite3.Connection:
-    """A read-only connection, which may be used while another process writes, by one thread at a time."""
+    """A read-only connection, which may be used while another process writes, by one thread at a time.
+
+    A journal that an earlier version of this code wrote looks as if it had all columns of today, null in every row.
+    """
     uri = f"{(folder / NAME).resolve().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        for table in TABLES.values() if version < VERSION else ():
+            known = {row[1] for row in connection.execute(f"PRAGMA main.table_info({table.name})")}
+            if known and (new := [f'NULL AS "{name}"' for name in table.columns if name not in known]):
+                seen = f"SELECT *, {', '.join(new)} FROM main.{table.name}"
+                connection.execute(f"CREATE TEMP VIEW {table.name} AS {seen}")  # of this connection alone
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -33,7 +33,7 @@ from pydantic import Field
 
 from runs import cards, journal, spec, tables
 from runs.adapters import aligned
-from runs.costs import paid
+from runs.costs import paid, unknown
 from runs.run import LOCK, OUT
 from runs.settings import Command, parse
 from runs.spec import Spec
@@ -60,7 +60,9 @@ class Entry:
     judges: tuple[str, ...]
     """Every judge that was ever seated; panels first."""
     cost_usd: float | None
-    """Null where somebody answered at an endpoint that has no price."""
+    """Null where somebody answered at an endpoint that has no price, or no call's is known."""
+    unknown: int
+    """Calls that the cost is without, or without a part of: nobody knows what they took."""
     size: int
     """Bytes on disk."""
     changed_at: datetime
@@ -113,7 +115,7 @@ def look(folder: Path) -> Entry | Unread:
 def _look(folder: Path) -> Entry:
     stored = Spec.read(folder)
     sealed = tables.is_sealed(folder)
-    debates, cost = _sealed(folder, stored) if sealed else _going(folder, stored)
+    debates, cost, lost = _sealed(folder, stored) if sealed else _going(folder, stored)
     ended: Counter[str] = Counter()
     topics: defaultdict[str, set[str]] = defaultdict(set)
     for status, split, topic_id, count in debates:
@@ -129,6 +131,7 @@ def _look(folder: Path) -> Entry:
         contestants=_names(stored.contestants),
         judges=_names([*stored.panels, *stored.judges]),
         cost_usd=cost,
+        unknown=lost,
         size=sum(found.st_size for found in _stats(folder.iterdir())),
         changed_at=_changed_at(folder, sealed),
     )
@@ -146,27 +149,32 @@ Counts = list[tuple[str, str, str, int]]
 """Debates by status, split and topic."""
 
 
-def _sealed(folder: Path, stored: Spec) -> tuple[Counts, float | None]:
-    """What debates there are, and what their calls cost, as far as `runs.costs.paid` knows."""
+def _sealed(folder: Path, stored: Spec) -> tuple[Counts, float | None, int]:
+    """What debates there are, what their calls cost, as far as `runs.costs.paid` knows, and of how many it does not."""
     loaded = tables.load(folder)
     debates = loaded.debates.group_by("status", "split", "topic_id").agg(pl.len())
-    calls = loaded.calls.select(paid(stored))
-    known = pl.col("cost_usd").is_not_null().all()
-    counted, cost = pl.collect_all([debates, calls.select(pl.when(known).then(pl.col("cost_usd").sum()))])
-    return counted.rows(), cost.item()
+    told, lost = pl.col("cost_usd").is_not_null(), pl.col("unknown")
+    known = (told | lost).all() & (told.any() | ~lost.any())
+    cost = pl.when(known).then(pl.col("cost_usd").sum())
+    calls = loaded.calls.select(unknown(stored), paid(stored)).select(cost, lost.sum())
+    counted, sums = pl.collect_all([debates, calls])
+    return counted.rows(), *sums.row(0)
 
 
-def _going(folder: Path, stored: Spec) -> tuple[Counts, float | None]:
+def _going(folder: Path, stored: Spec) -> tuple[Counts, float | None, int]:
     """The same from the journal."""
     journal.check(folder)
     with closing(journal.reader(folder)) as connection:
         query = "SELECT status, split, topic_id, count(*) FROM debates GROUP BY 1, 2, 3"
         counted = connection.execute(query).fetchall()
         unpriced = stored.unpriced
-        unknown = f"cost_usd = 0 AND endpoint IN ({', '.join('?' * len(unpriced))})"
-        asked = f"SELECT total(cost_usd), total({unknown}) FROM calls"
-        cost, missing = connection.execute(asked, unpriced).fetchone()
-    return counted, None if missing else cost
+        at_them = f"endpoint IN ({', '.join('?' * len(unpriced))})"
+        asked = (
+            f"SELECT total(cost_usd), count(cost_usd), total(ifnull(cost_usd, 0) = 0 AND {at_them}), "
+            f"total(unknown_usd IS NOT NULL AND NOT {at_them}) FROM calls"
+        )
+        cost, told, missing, lost = connection.execute(asked, unpriced * 2).fetchone()
+    return counted, None if missing or (lost and not told) else cost, int(lost)
 
 
 def held(folder: Path) -> bool:
@@ -230,9 +238,14 @@ def _cells(entry: Entry, out: Path) -> dict[str, str]:
         "contestants": _some(entry.contestants),
         "judges": _some(entry.judges),
         **{name: f"{getattr(entry, name):,}" for name in ("debates", "complete", "void", "owed")},
-        "cost": "-" if entry.cost_usd is None else f"{entry.cost_usd:,.2f}",
+        "cost": _cost(entry),
         "size": _bytes(entry.size),
     }
+
+
+def _cost(entry: Entry) -> str:
+    known = "-" if entry.cost_usd is None else f"{entry.cost_usd:,.2f}"
+    return f"{known} +{entry.unknown:,}?" if entry.unknown else known
 
 
 def _id(folder: Path, out: Path) -> str:
@@ -296,6 +309,8 @@ def _notes(entries: Sequence[Entry], more: int) -> Iterator[str]:
     looks = sum("test" in entry.splits for entry in entries)
     if looks:
         yield f"note: {looks} of these runs had test topics, which are held out: each is a look at them"
+    if any(entry.unknown for entry in entries):
+        yield "note: +3? behind a cost says that nobody knows what 3 calls took: they were sent, and no answer told"
     if more:
         yield f"note: {more:,} older {'run' if more == 1 else 'runs'} not shown; leave out --limit to see all"
 

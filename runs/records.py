@@ -115,7 +115,7 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """Table `calls`: what one answer cost. Token counts are null where nothing was counted."""
+    """Table `calls`: what one answer cost. Token counts are null where nothing was counted, or nobody said it."""
 
     call_id: str
     debate_id: str
@@ -133,7 +133,11 @@ class Call:
     attempts: int = 1
     finish_reason: str | None
     cost_usd: float = 0.0
+    """Of the attempts of which it is known what they took; NaN, which is stored as null, where it is of none."""
     started_at: datetime
+    unknown_usd: float | None = None
+    """What the other attempts may have cost at most: they were sent, and nobody said what they took. Null where there
+    are none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ import polars as pl
 
 from runs.records import Call, DebateRow, Failure, Record, TopicRow, Turn, Verdict, Vote
 
-VERSION = 2
+VERSION = 3
 """Of the journal and the tables. A newer one than this code knows is refused."""
 
 TIME = pl.Datetime("us", "UTC")

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from runs.costs import paid
+from runs.costs import beside, paid, unknown
 from runs.panels import is_trajectory
 from runs.spec import Spec
 from runs.tables import Tables
@@ -138,8 +138,9 @@ def _vote(vote: Row) -> Iterator[Line]:
 
 def _costs(loaded: Tables, debate: Row) -> Iterator[Line]:
     spec = Spec.beside(loaded.folder)
-    known = loaded.calls.with_columns(paid(spec)) if spec else loaded.calls
-    calls = _rows(known, debate, "role", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
+    known = [unknown(spec), paid(spec)] if spec else [pl.col("unknown_usd").is_not_null().alias("unknown")]
+    columns = ("role", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd", "unknown")
+    calls = _rows(loaded.calls.with_columns(known), debate, *columns)
     yield "", 0, ""
     yield f"cost {_dollars(calls)}, {len(calls)} calls", 0, "title"
     for role in dict.fromkeys(call["role"] for call in calls):
@@ -148,8 +149,12 @@ def _costs(loaded: Tables, debate: Row) -> Iterator[Line]:
 
 
 def _dollars(calls: Sequence[Row]) -> str:
-    costs = [call["cost_usd"] for call in calls]
-    return "not known, for want of a price" if None in costs else f"{sum(costs):.4f} USD"
+    costs = [call["cost_usd"] for call in calls if call["cost_usd"] is not None or not call["unknown"]]
+    if None in costs:
+        return "not known, for want of a price"
+    if calls and not costs:
+        return "not known"
+    return f"{sum(costs):.4f} USD{beside(sum(call['unknown'] for call in calls))}"
 
 
 def _tokens(calls: Sequence[Row]) -> str:

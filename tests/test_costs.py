@@ -50,6 +50,7 @@ def call(debate: str, usd: float, *, turn: int | None = None, role: str = "speak
     """A row of calls; those of a judge are told by `call_id` and `model`."""
     row = {"call_id": f"{debate}{role}{turn}{usd}", "debate_id": debate, "role": role, "turn": turn, "endpoint": "api"}
     row |= {"model": "m", "cost_usd": usd, "latency_s": 2.0, "started_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    row |= {"unknown_usd": None}
     counted = {"prompt_tokens": 100, "cached_tokens": 50, "completion_tokens": 10, "reasoning_tokens": 0}
     return row | counted | also
 
@@ -194,6 +195,30 @@ def test_a_cost_that_nobody_knows_is_not_nought() -> None:
     free = per_win(alone, stored, "h")
     assert one(free, contestant="a")["cost_per_win"] == one(free, contestant="a")["cost_usd"] == 0
     assert one(free, contestant="b")["cost_per_win"] is one(free, contestant="b")["cost_usd"] is None, "asked nobody"
+
+
+def test_calls_of_unknown_cost_are_counted_and_in_no_sum() -> None:
+    """One call of a's has no answer, one of b's came late; h's have none, and one of g's was where no price is."""
+    none = dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"))
+    lost = {"unknown_usd": 0.5, **none}
+    calls: list[dict[str, Any]] = [call("d1", 1, turn=1), call("d1", 2, turn=2, unknown_usd=0.25)]
+    calls += [call("d2", 4, turn=1), call("d3", 0, turn=1, **lost) | {"cost_usd": None}]
+    for judge, debate in (("h", "d1"), ("h", "d2"), ("g", "d2")):
+        calls += [call(debate, 0, role="judge", call_id=judge + debate, model=judge, **lost) | {"cost_usd": None}]
+    calls += [call("d1", 0, role="judge", call_id="gd1", model="g", endpoint="free")]
+    said = [(d, j, "for", f"{j}{d}") for j in "gh" for d in ("d1", "d2")]
+    run, stored = tables(calls, said), spec(endpoints=(API | {"name": "free"},))
+    found = spent(run, stored)
+    for name, cost, unknown in (("a", 5, 1), ("b", 2, 1), ("g", None, 1), ("h", None, 2)):
+        row = one(found, name=name)
+        assert (row["cost_usd"], row["unknown"]) == (cost, unknown), name
+    assert one(found, name="a")["counted"] == 2 and one(found, name="h")["prompt_tokens"] is None
+    won = per_win(run, stored, "h")
+    assert [one(won, contestant=name)["unknown"] for name in "ab"] == [1, 1]
+    assert one(won, contestant="a")["cost_usd"] == 5 and one(won, contestant="a")["tokens_per_win"] == 220
+    given = per_verdict(run, stored)
+    assert [one(given, judge=name)["unknown"] for name in "gh"] == [1, 2]
+    assert given.filter(pl.col("judge").is_in(["g", "h"]))["cost_usd"].null_count() == 2, "no cost is known, not none"
 
 
 def test_a_trajectory_is_paid_for_apart_and_wins_nothing() -> None:

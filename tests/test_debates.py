@@ -591,7 +591,7 @@ def test_all_debates_go_forward_together(play_out: Played, tokenizer: Tokenizer)
     held.draw(speaker, [(seat, number) for number in range(3) for seat in SEATS])
     assert [len(step) for step in speaker.asked] == [3] * 4
     assert [len(debate.turns) for debate in rival.shown] == [n for n in range(4) for _ in range(3)]
-    assert sum(held.seated.costs) == 12 * 0.25
+    assert sum(call.cost_usd for call in held.seated.calls) == 12 * 0.25
 
 
 # ── turns of stored debates, judged ──────────────────────────────────────────────────────────────────

@@ -116,6 +116,10 @@ ROWS = [
 ]
 
 
+LOST = ("error_500", "error_500_forever", "hang", "reset", "error_body", "invalid_json")
+"""Faults after which nobody knows what the request took; after all others it was refused, or is told."""
+
+
 @pytest.mark.parametrize("row", ROWS, ids=[row.fault for row in ROWS])
 def test_every_fault_has_its_outcome_and_nothing_is_lost(row: Row, play: Play, tmp_path: Path) -> None:
     faults = f'[[faults]]\nkind = "{row.fault}"\nrequests = [3]\n{row.more}\n'
@@ -143,8 +147,9 @@ def test_every_fault_has_its_outcome_and_nothing_is_lost(row: Row, play: Play, t
             void = tables["debates"].filter(status="void")["debate_id"][0]
             assert tables["turns"].filter(debate_id=void).height == 2, "a void debate keeps its turns"
             assert tables["turns"].height == 32
+        calls = runs.load(result.folder).calls.collect()
+        assert calls["unknown_usd"].count() == (row.fault in LOST), "what nobody says is told apart"
         if row.fault != "invalid_json":  # what it cost cannot be read
-            calls = runs.load(result.folder).calls.collect()
             assert calls["cost_usd"].sum() == pytest.approx(spent(stats(url)), rel=1e-9)
         words = dict(tables["turns"].filter(turn=3).select("debate_id", "trimmed").iter_rows())
         assert any(words.values()) == (row.fault == "truncated"), "cut off by a limit: ends at a sentence, marked"

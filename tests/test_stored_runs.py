@@ -14,7 +14,7 @@ from arena.run import Settings, main, run
 from runs.files import sha256_of
 from runs.journal import Journal, StorageError
 from runs.records import Failure, Order, Vote
-from runs.schema import TABLES
+from runs.schema import TABLES, VERSION
 from topics.errors import InputError
 
 
@@ -171,9 +171,9 @@ def test_what_was_sealed_is_what_is_shown(play: Play, capsys: pytest.CaptureFixt
     (folder / "verdicts.parquet").write_bytes(verdicts)
     manifest = folder / "manifest.json"
     text = manifest.read_text()
-    manifest.write_text(text.replace('"version": 2', '"version": 99'))
+    manifest.write_text(text.replace(f'"version": {VERSION}', '"version": 99'))
     assert show([str(folder)]) == 2
-    assert "has schema 99, newer than the 2 known" in capsys.readouterr().err
+    assert f"has schema 99, newer than the {VERSION} known" in capsys.readouterr().err
     manifest.write_text("")
     assert show([str(folder)]) == 2
     manifest.write_text(text)

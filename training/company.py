@@ -58,8 +58,8 @@ class Company:
     judge: Judge
     slots: tuple[Slot, ...]
     runner: asyncio.Runner
-    costs: list[float] = field(default_factory=list)
-    """USD of every call."""
+    calls: list[Call] = field(default_factory=list)
+    """All that were made."""
     known: dict[str, float] = field(default_factory=dict)
     """Margins of stored debates as they stood, which are asked for once."""
 
@@ -157,19 +157,16 @@ def company(
         settings={"judges": [judge]},
         **rosters.judging(roster, [judge], seated=entries),
     )
-    costs: list[float] = []
-
-    def book(call: Call) -> None:
-        costs.append(call.cost_usd)
+    calls: list[Call] = []
 
     with asyncio.Runner() as runner, rosters.seats(spec, out) as seats:
         if budget is not None:
             seats.lines.share(budget)
-        bench = benches.bench(spec, seats.lines, book)
+        bench = benches.bench(spec, seats.lines, calls.append)
         if bench.panels:
             raise InputError(f"{judge!r} is a panel; a reward is one judge's: name a member")
         try:
-            yield Company(contestants=seats.contestants, judge=bench.judges[0], slots=slots, runner=runner, costs=costs)
+            yield Company(contestants=seats.contestants, judge=bench.judges[0], slots=slots, runner=runner, calls=calls)
         finally:
             runner.run(seats.lines.close())
 

@@ -224,7 +224,7 @@ class Debates:
                 raise
             one.failed = True
             return
-        self.seated.costs.extend(call.cost_usd for call in (speech.call, speech.shorten) if call)
+        self.seated.calls.extend(call for call in (speech.call, speech.shorten) if call)
         one.debate = one.debate.with_turn(public(turn))
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from math import fsum, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from arena.line import Budget
 from arena.models import Tokenizer
 from arena.prompting import as_text
 from judges.rubric import load as load_rubric
+from runs.costs import beside
 from training import rubric_rows
 from training.rewards import Component, Items, Reward, rubric
 from training.scoring import Scoring, scoring
@@ -91,8 +93,11 @@ def _company(
         try:
             yield seated
         finally:
-            if spent := sum(seated.costs):
-                print(f"opponents and judge: {len(seated.costs):,} calls, {spent:.2f} USD", file=sys.stderr)
+            spent = fsum(call.cost_usd for call in seated.calls if not isnan(call.cost_usd))
+            unknown = sum(bool(call.unknown_usd) for call in seated.calls)
+            if spent or unknown:
+                told = f"{spent:.2f} USD{beside(unknown)}"
+                print(f"opponents and judge: {len(seated.calls):,} calls, {told}", file=sys.stderr)
 
 
 def _told_of(scorer: Scoring) -> None:

@@ -3,6 +3,8 @@
 Each function takes a `Reading` and yields tables and remarks; the figures come from `runs/costs.py`.
 """
 
+import polars as pl
+
 from runs import costs
 from runs.report.reading import (
     Column,
@@ -88,10 +90,13 @@ def spent(reading: Reading) -> Parts:
     if not len(found):
         yield Note(text="not shown: nobody was asked")
         return
-    unknown = found["cost_usd"].null_count()
-    total = "dollars not all known" if unknown else f"{usd(float(found['cost_usd'].sum()))} USD in all"
+    unpriced = found.filter(pl.col("cost_usd").is_null() & (pl.col("unknown") < pl.col("calls")))
+    total = f"{usd(float(found['cost_usd'].sum()))} USD in all{costs.beside(int(found['unknown'].sum()))}"
+    total = "dollars not all known" if len(unpriced) else total
     if reading.spec.unpriced:
         yield Note(text=f"no price is set for {listed(reading.spec.unpriced)}, so nobody knows what it cost")
+    if found["unknown"].sum():
+        yield Note(text=_UNKNOWN)
     yield Table.of(
         found,
         f"Calls, tokens and dollars: {total}; tokens are of the calls that counted them",
@@ -106,20 +111,34 @@ def spent(reading: Reading) -> Parts:
         whole("completion tokens", "completion_tokens"),
         whole("of them reasoning", "reasoning_tokens"),
         dollars("USD", "cost_usd"),
+        *_unknown(found),
         dollars("USD a debate", "cost_per_debate", bounded=True),
         plain("seconds", "seconds"),
     )
 
 
+_UNKNOWN = (
+    "a call of unknown cost was sent, and no answer said what it took (a time-out, a broken connection): "
+    "sums are without it, and so the least that was spent"
+)
+
+
+def _unknown(found: pl.DataFrame) -> list[Column]:
+    """How many calls a cost is without, where there are any."""
+    return [whole("of unknown cost", "unknown")] if found["unknown"].sum() else []
+
+
 def wins(reading: Reading) -> Parts:
     """What a win and a verdict cost."""
     if reading.judge is not None:
+        won = costs.per_win(reading.run, reading.spec, reading.judge)
         yield Table.of(
-            costs.per_win(reading.run, reading.spec, reading.judge),
+            won,
             f"What a win costs, by {name(reading.judge)}; a tie is half of one",
             text("contestant"),
             plain("wins", "wins", 1),
             dollars("USD", "cost_usd"),
+            *_unknown(won),
             dollars("USD a win", "cost_per_win", bounded=True),
             estimate("tokens a win", "tokens_per_win"),
             whole("topics"),
@@ -136,6 +155,7 @@ def wins(reading: Reading) -> Parts:
             whole("invalid", "invalid_votes"),
             whole("calls"),
             dollars("USD", "cost_usd"),
+            *_unknown(found),
             dollars("USD a verdict", "cost_per_verdict", bounded=True),
             whole("topics"),
         )
