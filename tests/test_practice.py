@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,8 @@ from arena.models import Model, Tokenizer, load_model, load_tokenizer, prompt_id
 from arena.prompting import Message  # noqa: E402
 from training import practice as practices  # noqa: E402
 from training import tiny  # noqa: E402
-from training.draws import HeldBack, Steps, Trainer, drift, estimates  # noqa: E402
+from training.draws import HeldBack, Steps, drift, estimates  # noqa: E402
+from training.policy_gradient import Trainer, together  # noqa: E402
 from training.practice import (  # noqa: E402
     Answer,
     Local,
@@ -42,6 +44,7 @@ from training.practice import (  # noqa: E402
     drawn,
     text_of,
 )
+from training.reference import base_of  # noqa: E402
 from training.rewards import Reward, Rewards, advantages, item  # noqa: E402
 from training.tokens import Tokens  # noqa: E402
 
@@ -514,6 +517,85 @@ def test_the_gradient_is_that_of_own_tokens_by_hand(
         assert found.keys() == hand.keys() and any(grad.abs().max() > 1e-4 for grad in hand.values())
         for name, gradient in hand.items():
             torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-6)
+
+
+def test_a_prompt_is_read_once_for_all_its_draws_and_the_gradient_stays(
+    train: Callable[..., Stepped], tokenizer: Tokenizer, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tasks of four draws, in two passes: TRL deals them out by chance, and reads a prompt for each draw."""
+    moved(model)
+    asked = {name: prompt_ids(tokenizer, TASKS[n].messages) for n, name in enumerate("pq", start=2)}
+    drawn_ = {
+        (name, number): replace(sample(tokenizer, f"{TEXTS[number]} {name}", number % 3 / 2), prompt=prompt)
+        for name, prompt in asked.items()
+        for number in range(4)
+    }
+    read: list[tuple[int, int]] = []
+    base = base_of(model).base_model
+    watched = base.register_forward_pre_hook(
+        lambda _, args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+
+    def stepped() -> Stepped:
+        read.clear()
+        made = Made(of=lambda name, number: [drawn_[name, number]])
+        return train(made, group=4, rows=2, at_once=4, tasks=["p", "q"], learning_rate=0.0)
+
+    once = stepped().gradients[0]
+    longest = {name: max(len(one.completion) for (of, _), one in drawn_.items() if of == name) for name in asked}
+    expected = [shape for name, prompt in asked.items() for shape in ((1, len(prompt) - 1), (4, 1 + longest[name]))]
+    assert len(set(map(len, asked.values()))) == 2 and sorted(read) == sorted(expected)
+    monkeypatch.setattr(Trainer, "shares", False)
+    again = stepped().gradients[0]
+    assert sorted(read) == sorted((4, len(prompt) + longest[name]) for name, prompt in asked.items())
+    assert again.keys() == once.keys() and any(gradient.abs().max() > 1e-4 for gradient in again.values())
+    for name, gradient in again.items():
+        torch.testing.assert_close(once[name], gradient, rtol=1e-3, atol=1e-6)
+    watched.remove()
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_passes_are_dealt_anew_by_prompt_and_nothing_is_mixed_up(data: st.DataObject) -> None:
+    """Every sequence is there once, with what belongs to it; those of a prompt are neighbours."""
+    many, size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    prompts_ = data.draw(
+        st.lists(st.sampled_from([(1,), (1, 2), (2, 1), (3, 3, 3)]), min_size=many * size, max_size=many * size)
+    )
+    spoken = [data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)) for _ in prompts_]
+
+    def passes() -> list[dict[str, Any]]:
+        made = {
+            "prompt_ids": [[0] * (3 - len(one)) + list(one) for one in prompts_],
+            "prompt_mask": [[0] * (3 - len(one)) + [1] * len(one) for one in prompts_],
+            "completion_ids": [one + [0] * (4 - len(one)) for one in spoken],
+            "completion_mask": [[1] * len(one) + [0] * (4 - len(one)) for one in spoken],
+            "advantages": list(range(len(prompts_))),
+        }
+        tensors = {name: torch.tensor(rows).split(size) for name, rows in made.items()}
+        return [
+            {name: rows[at] for name, rows in tensors.items()} | {"num_items_in_batch": torch.tensor(7)}
+            for at in range(many)
+        ]
+
+    found = together(passes())
+    assert [len(one["advantages"]) for one in found] == [size] * many
+    assert all(one["num_items_in_batch"] == 7 for one in found)
+    order = [int(at) for one in found for at in one["advantages"]]
+    assert sorted(order) == list(range(len(prompts_)))
+    told = [
+        one
+        for part in found
+        for one in zip(*(of.tolist() for of in (part["prompt_ids"], part["completion_ids"])), strict=True)
+    ]
+    whole = [
+        one
+        for part in passes()
+        for one in zip(*(of.tolist() for of in (part["prompt_ids"], part["completion_ids"])), strict=True)
+    ]
+    assert told == [whole[at] for at in order]
+    seen = [prompts_[at] for at in order]
+    assert sum(one != two for one, two in pairwise(seen)) == len(set(prompts_)) - 1
 
 
 def test_what_was_heard_would_teach_nothing_whatever_it_were_worth(

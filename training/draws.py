@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import fsum
 from pathlib import Path
@@ -26,7 +26,6 @@ from statistics import fmean
 from typing import Any, get_args
 
 import torch
-from trl import GRPOTrainer
 
 from arena.models import Model, Tokenizer, log_probs
 from arena.speech import visible
@@ -101,26 +100,6 @@ class Steps:
         for name, value in summary(self.samples, self.group).items():
             log_metric(name, value)
         return [one.reward.value for one in self.samples]
-
-
-class Trainer(GRPOTrainer):  # type: ignore[misc]  # TRL is Any here
-    """TRL's trainer, which pads a step's sequences to the longest of all; here a pass is only as wide as it must be."""
-
-    def compute_loss(self, model: Model, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
-        return super().compute_loss(model, narrowed(inputs), *args, **options)
-
-
-def narrowed(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A pass without the columns that no sequence of it fills: on the left of prompts, on the right of completions."""
-    prompts = int(inputs["prompt_mask"].sum(1).max())
-    width, completions = inputs["completion_mask"].shape[1], int(inputs["completion_mask"].sum(1).max())
-    found = dict(inputs)
-    for name, value in inputs.items():
-        if name.startswith("prompt_"):
-            found[name] = value[:, value.shape[1] - prompts :]
-        elif torch.is_tensor(value) and value.dim() == 2 and value.shape[1] == width:
-            found[name] = value[:, :completions]
-    return found
 
 
 def summary(samples: Sequence[Sample], group: int) -> dict[str, float]:

@@ -220,7 +220,8 @@ def fitted(session: Any, source: Source, held: Any) -> Adapter | None:
     from datasets import Dataset, disable_progress_bars
     from trl import GRPOConfig
 
-    from training.draws import HeldBack, Steps, Trainer, ends
+    from training.draws import HeldBack, Steps, ends
+    from training.policy_gradient import Trainer
     from training.practice import REFERENCE, Local, Served, Speaker, copy, reference
 
     disable_progress_bars()

@@ -1,0 +1,108 @@
+"""GRPO's learning: TRL's trainer, in which a prompt is read once for all that was drawn behind it.
+
+    trainer = Trainer(rollout_func=steps.rollout, reward_funcs=steps.reward, ...)
+
+A group is one prompt and several completions, and the prompt is the longer part. TRL reads it before each completion,
+deals the sequences of an update out to its passes by chance, and pads all to the longest. Here those of one prompt are
+in one pass, as far as they fit, a pass is only as wide as it must be, and each different prompt of it is read once: its
+keys and values are computed, then repeated for the completions (`training.reference`, the same two functions as in
+DPO). Loss and gradient are TRL's own but for the order of a sum (tests/test_practice.py).
+
+Not where keys and values cannot be repeated (layers that do not attend to everything), with gradient checkpointing,
+and with experts, whose balance is reckoned over all that is read.
+
+Dimensions: S sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from arena.models import Model
+from training.reference import on, prompt_batch, read, run, shares_prompts, speech_batch
+from training.tokens import Tokens
+
+READ = ("prompt_ids", "prompt_mask"), ("completion_ids", "completion_mask")
+"""What a pass holds of its sequences, [S, T] each: prompts padded on the left, completions on the right."""
+
+
+class Trainer(GRPOTrainer):  # type: ignore[misc]  # TRL is Any here
+    """TRL's trainer; what it asks the model for, it is told with each prompt read once."""
+
+    _buffered_inputs: Any
+    """The passes of what was drawn."""
+
+    def compute_loss(self, model: Model, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        inputs = narrowed(inputs)
+        tokens = sequences(inputs)
+        if len(tokens.prompts) < len(tokens.sequences) and self.shares:
+            return super().compute_loss(read_once(model, tokens), inputs, *args, **options)
+        return super().compute_loss(model, inputs, *args, **options)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before:
+            return inputs
+        passes, each = self._buffered_inputs, self.args.gradient_accumulation_steps
+        updates = [passes[start : start + each] for start in range(0, len(passes), each)]
+        self._buffered_inputs = [one for update in updates for one in together(update)]
+        return self._buffered_inputs[self._step % len(passes)]
+
+    @property
+    def shares(self) -> bool:
+        """Whether prompts may be read once."""
+        return not (self.args.gradient_checkpointing or self.aux_loss_enabled) and shares_prompts(self.model)
+
+
+def read_once(model: Model, tokens: Tokens) -> Callable[..., Any]:
+    """A stand-in for the model that answers about these sequences, whose fields are [S, T], T of the completions."""
+
+    def answer(*, input_ids: torch.Tensor, **_: Any) -> Any:
+        prompts = range(len(tokens.prompts))
+        batch = prompt_batch(tokens, prompts) | speech_batch(tokens, range(len(tokens.sequences)), prompts)
+        batch = on(input_ids.device, batch)
+        return run(model, batch, read(model, batch))
+
+    return answer
+
+
+def sequences(inputs: Mapping[str, Any]) -> Tokens:
+    """The sequences of a pass as token ids, each different prompt once."""
+    prompts, completions = (
+        [row[shown].tolist() for row, shown in zip(inputs[ids], inputs[mask].bool(), strict=True)] for ids, mask in READ
+    )
+    number = {prompt: at for at, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    asked = [(number[tuple(prompt)], at) for at, prompt in enumerate(prompts)]
+    return Tokens(prompts=list(number), speeches=completions, sequences=asked, pairs=[])
+
+
+def together(passes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same sequences in as many passes of the same size, those of one prompt next to each other."""
+    found = sequences({name: torch.cat([one[name] for one in passes]) for names in READ for name in names})
+
+    def place(at: int) -> tuple[int, int, int]:
+        prompt, completion = found.sequences[at]
+        return len(found.prompts[prompt]), prompt, len(found.speeches[completion])
+
+    order_S = torch.tensor(sorted(range(len(found.sequences)), key=place))
+    many = {name for name, value in passes[0].items() if value.dim()}
+    moved = {name: torch.cat([one[name] for one in passes])[order_S].chunk(len(passes)) for name in many}
+    return [{**one, **{name: moved[name][at] for name in many}} for at, one in enumerate(passes)]
+
+
+def narrowed(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A pass without the columns that no sequence of it fills: on the left of prompts, on the right of completions."""
+    prompts = int(inputs["prompt_mask"].sum(1).max())
+    width, completions = inputs["completion_mask"].shape[1], int(inputs["completion_mask"].sum(1).max())
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if name.startswith("prompt_"):
+            found[name] = value[:, value.shape[1] - prompts :]
+        elif torch.is_tensor(value) and value.dim() == 2 and value.shape[1] == width:
+            found[name] = value[:, :completions]
+    return found
