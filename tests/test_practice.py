@@ -519,12 +519,18 @@ def test_the_gradient_is_that_of_own_tokens_by_hand(
             torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_:FutureWarning")
+@pytest.mark.parametrize(("beta", "recomputed"), [(0.0, False), (0.5, False), (0.5, True)])
 def test_a_prompt_is_read_once_for_all_its_draws_and_the_gradient_stays(
-    train: Callable[..., Stepped], tokenizer: Tokenizer, model: Model, monkeypatch: pytest.MonkeyPatch, beta: float
+    train: Callable[..., Stepped],
+    tokenizer: Tokenizer,
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    beta: float,
+    recomputed: bool,
 ) -> None:
     """Two tasks of four draws, in two passes: TRL deals them out by chance, and reads a prompt for each draw, by the
-    policy and, where it holds the policy, by the reference.
+    policy and, where it holds the policy, by the reference. What is recomputed is read by the reference alone.
     """
     asked = {name: prompt_ids(tokenizer, TASKS[n].messages) for n, name in enumerate("pq", start=2)}
     drawn_ = {
@@ -543,20 +549,19 @@ def test_a_prompt_is_read_once_for_all_its_draws_and_the_gradient_stays(
         if "ref" in model.peft_config:  # TRL's copy of the adapter
             model.delete_adapter("ref")
         made = Made(of=lambda name, number: [drawn_[name, number]])
-        options = {"beta": beta, "first": moved, "learning_rate": 0.0}
+        options = {"beta": beta, "first": moved, "learning_rate": 0.0, "gradient_checkpointing": recomputed}
         return train(made, group=4, rows=2, at_once=4, tasks=["p", "q"], **options)
 
     once = stepped().gradients[0]
     longest = {name: max(len(one.completion) for (of, _), one in drawn_.items() if of == name) for name in asked}
-    widest, times = max(longest.values()), 2 if beta else 1
-    expected = [shape for name, prompt in asked.items() for shape in ((1, len(prompt) - 1), (4, 1 + longest[name]))]
-    assert len(set(map(len, asked.values()))) == 2 and sorted(read) == sorted(expected * times)
+    shared = [shape for name, prompt in asked.items() for shape in ((1, len(prompt) - 1), (4, 1 + longest[name]))]
+    alone = [(4, len(prompt) + longest[name]) for name, prompt in asked.items()]
+    assert len(set(map(len, asked.values()))) == 2
+    assert sorted(read) == sorted([*(alone if recomputed else shared), *(shared if beta else [])])
     monkeypatch.setattr(Trainer, "shares", False)
     again = stepped().gradients[0]
-    by_reference = [(4, max(map(len, asked.values())) + widest)] * 2 if beta else []  # padded to the longest of all
-    assert sorted(read) == sorted(
-        [*((4, len(prompt) + longest[name]) for name, prompt in asked.items()), *by_reference]
-    )
+    whole = (4, max(map(len, asked.values())) + max(longest.values()))  # padded to the longest of all
+    assert sorted(read) == sorted([*alone, *([whole] * 2 if beta else [])])
     assert again.keys() == once.keys() and any(gradient.abs().max() > 1e-4 for gradient in again.values())
     for name, gradient in again.items():
         torch.testing.assert_close(once[name], gradient, rtol=1e-3, atol=1e-6)
@@ -651,16 +656,19 @@ def test_none_reaches_trl_as_none(train: Callable[..., Stepped], tokenizer: Toke
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
+@pytest.mark.parametrize("at_once", [4, 2])
 def test_a_sequence_that_nobody_drew_teaches_nothing(
-    train: Callable[..., Stepped], tokenizer: Tokenizer, model: Model
+    train: Callable[..., Stepped], tokenizer: Tokenizer, model: Model, at_once: int
 ) -> None:
-    """What stands for a turn that was not come to: gradients are those without it, and finite."""
+    """What stands for a turn that was not come to: gradients are those without it, and finite, in a pass of its own
+    kind alone as well.
+    """
     moved(model)
     end = [tokenizer.eos_token_id]
     nobody = Sample(unit="topic", prompt=end, completion=end, own=[0], reward=earned(None))
     samples = debates(tokenizer, [1.0, 0.0])
     alone = train(Made(of=lambda _, n: [samples[n]]), group=2, learning_rate=0.0).gradients[0]
-    both = train(Made(of=lambda _, n: [samples[n], nobody], each=2), group=2, learning_rate=0.0)
+    both = train(Made(of=lambda _, n: [samples[n], nobody], each=2), group=2, at_once=at_once, learning_rate=0.0)
     assert isfinite(both.trainer.state.log_history[0]["loss"])
     for name, gradient in alone.items():
         torch.testing.assert_close(both.gradients[0][name], gradient, rtol=2e-3, atol=1e-6)

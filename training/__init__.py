@@ -11,6 +11,7 @@ The way down: `speeches` (what was said, and who won with it), `pairs` and `pair
 and `preference` (pairs that share texts, run once each); `policy`, `state`, `session` and `watch` (what a training
 starts from, how it is resumed, watched and registered), with `guard`, `checkpoints` and `log`; for GRPO `sources`
 (tasks), `practice` and `debates` (what is drawn for them), `turns`, `rubric_rows`, `rewards`, `citations` and
-`debate_rewards` (what it earns), `earning`, `scoring` and `company` (who says so), `draws` (the steps and the check);
-`recipe` and `recipes/` (the numbers); `tiny` (the base that is built here). All but pairs need the extra `train`.
+`debate_rewards` (what it earns), `earning`, `scoring` and `company` (who says so), `draws` (the steps and the check)
+and `policy_gradient` (the learning); `recipe` and `recipes/` (the numbers); `tiny` (the base that is built here). All
+but pairs need the extra `train`.
 """

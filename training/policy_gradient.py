@@ -4,12 +4,16 @@
 
 A group is one prompt and several completions, and the prompt is the longer part. TRL reads it before each completion,
 deals the sequences of an update out to its passes by chance, and pads all to the longest. Here those of one prompt are
-in one pass, as far as they fit, a pass is only as wide as it must be, and each different prompt of it is read once: its
-keys and values are computed, then repeated for the completions (`training.reference`, the same two functions as in
-DPO). Loss and gradient are TRL's own but for the order of a sum (tests/test_practice.py).
+neighbours, a pass is only as wide as it must be, and each different prompt of it is read once: its keys and values are
+computed, then repeated for the completions (`training.reference`, the same two functions as in DPO). Without dropout,
+loss and gradient are TRL's own up to rounding (tests/test_practice.py); with it, a prompt's is drawn once.
 
-Not where keys and values cannot be repeated (layers that do not attend to everything), with gradient checkpointing,
-and with experts, whose balance is reckoned over all that is read.
+Prompts are not shared where keys and values cannot be repeated (layers that do not attend to everything), where a loss
+balances experts over all that is read, and not by the policy with gradient checkpointing, which then leaves it to the
+reference. Positions are taken to be relative, as with RoPE. What TRL logs of a step (`kl`, `entropy`) is its mean over
+passes.
+
+Two private methods of TRL's are overridden, so its next minor version is not taken without the tests.
 
 Dimensions: S sequences, T tokens.
 """
@@ -60,8 +64,9 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]  # TRL is Any here
 
     @property
     def shares(self) -> bool:
-        """Whether prompts may be read once."""
-        return not (self.args.gradient_checkpointing or self.aux_loss_enabled) and shares_prompts(self.model)
+        """Whether prompts may be read once just now."""
+        recomputed = self.args.gradient_checkpointing and torch.is_grad_enabled()
+        return not (recomputed or self.aux_loss_enabled) and shares_prompts(self.model)
 
 
 def read_once(model: Model, width: int) -> Callable[..., Any]:
@@ -72,7 +77,7 @@ def read_once(model: Model, width: int) -> Callable[..., Any]:
     def answer(*, input_ids: torch.Tensor, attention_mask: torch.Tensor, **asked: Any) -> Any:
         parts = [(part[:, :-width], part[:, -width:]) for part in (input_ids, attention_mask)]
         tokens = sequences(*(row for part in zip(*parts, strict=True) for row in part))
-        if len(tokens.prompts) == len(tokens.sequences):
+        if len(tokens.prompts) == len(tokens.sequences) or min(map(len, tokens.prompts)) < 2:
             return model(input_ids=input_ids, attention_mask=attention_mask, **asked)
         prompts = range(len(tokens.prompts))
         batch = prompt_batch(tokens, prompts) | speech_batch(tokens, range(len(tokens.sequences)), prompts)
@@ -111,7 +116,8 @@ def together(passes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def narrowed(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A pass without the columns that no sequence of it fills: on the left of prompts, on the right of completions."""
     prompts = int(inputs["prompt_mask"].sum(1).max())
-    width, completions = inputs["completion_mask"].shape[1], int(inputs["completion_mask"].sum(1).max())
+    width, longest = inputs["completion_mask"].shape[1], int(inputs["completion_mask"].sum(1).max())
+    completions = max(2, longest)  # of one column TRL takes what is a token's for a sequence's, without the mask
     found = dict(inputs)
     for name, value in inputs.items():
         if name.startswith("prompt_"):
