@@ -111,7 +111,7 @@ class _Asked:
     first: datetime | None = None
     """The moment of its first answer."""
     attempts: int = 0
-    """Answers that it had."""
+    """Answers that it had, or may have had."""
     failed: int = 0
     """Batches that it went through in vain."""
     unusable: int = 0
@@ -120,7 +120,7 @@ class _Asked:
 
     def count(self, outcome: Outcome, most: float) -> None:
         """Count what it had; it cost `most` USD at most."""
-        if outcome.sent_at is not None:
+        if outcome.sent_at is not None or outcome.usage is None:
             self.attempts += 1
             self.first = self.first or outcome.sent_at
             self.bill.add(outcome.usage, most)
@@ -256,8 +256,7 @@ class Batched:
 
     def _give(self, request: _Request, outcome: Outcome) -> None:
         """Tell whoever asked, and settle what was set aside."""
-        spent = request.estimate if outcome.usage is None else self.usd(outcome.usage)
-        self._line.budget.settle(request.held, spent)
+        self._line.budget.settle(request.held, self.usd(outcome.usage), request.estimate)
         self._batches.holding.discard(request)
         request.held = 0.0
         if not request.outcome.done():

@@ -6,7 +6,7 @@
     while state.status not in ENDED:
         await api.rest(1.0)
         state = await api.look(state.id)
-    found = await api.answers(state, ids)               # by custom_id, for those that were answered
+    found, gone = await api.answers(state, ids)         # by custom_id; whose answers may be there no more
 
 Each step is tried again while the endpoint is busy or away, for as long as patience lasts, and raises a `Fault` that is
 `never` or `park` where there is no use in that; `Stopped` where the line was parked. Beginning a batch twice would be
@@ -132,21 +132,27 @@ class BatchApi:
 
         return await self._patiently(look)
 
-    async def answers(self, state: State, ids: Collection[str]) -> dict[str, Reply | Fault]:
-        """What came of the questions that were answered, by id; a file that is gone holds none."""
+    async def answers(self, state: State, ids: Collection[str]) -> tuple[dict[str, Reply | Fault], set[str]]:
+        """What came of the questions that were answered, by id; and where the file of answers is gone, all questions of
+        which the other file says nothing: these may have been answered."""
         found: dict[str, Reply | Fault] = {}
+        gone: set[str] = set()
         for file in filter(None, (state.output_file_id, state.error_file_id)):
             try:
                 rows = await self._patiently(lambda file=file: self._rows(file))  # type: ignore[misc]
             except Fault as fault:
                 if fault.kind != "not_found":
                     raise
+                gone |= set(ids) if file == state.output_file_id else set()
                 continue
             for row in rows:
                 id_, answer = row.get("custom_id"), self._answer(row)
-                if isinstance(id_, str) and id_ in ids and answer is not None:
+                if not isinstance(id_, str) or id_ not in ids:
+                    continue
+                gone.discard(id_)
+                if answer is not None:
                     found.setdefault(id_, answer)
-        return found
+        return found, gone
 
     def blotted(self, text: str) -> str:
         """One bounded line of what the endpoint said, without the key."""

@@ -104,7 +104,8 @@ class Outcome:
 
     found: Reply | Fault
     sent_at: datetime | None = None
-    """A moment that only this question has, the same on any day; None where the batch had no answer to it."""
+    """A moment that only this question has, the same on any day; None where the batch had no answer to it, or has it no
+    more."""
     in_vain: bool = True
     """Where it had none, whether that counts: it was of this sitting, and not merely too large."""
 
@@ -137,6 +138,8 @@ class Sent:
         """By question, once it has ended; of those that need not be asked again, and in this sitting of the others."""
         self.too_large: Literal["", "bytes", "tokens"] = ""
         """It was refused for its size, or for all that waits at the endpoint."""
+        self._gone: set[str] = set()
+        """Questions that may have been answered, by answers that the endpoint has no more."""
         self._api = api
         self._notes = notes
         self._who = who
@@ -145,6 +148,8 @@ class Sent:
 
     def outcome(self, id_: str, left: Fault) -> Outcome:
         """What came of a question, once it was followed; `left` where nothing did."""
+        if id_ in self._gone:
+            left = Fault(left.kind, str(left), left.remedy, usage=None)
         return (self.outcomes or {}).get(id_) or Outcome(
             found=left, in_vain=bool(self._questions) and not self.too_large
         )
@@ -178,7 +183,7 @@ class Sent:
                 return Fault("server", "its batch was never begun", "slower")
             assert self._note is not None
             state = await self._ended(state, len(self._note.ids))
-            answers = await self._api.answers(state, self.ids)
+            answers, self._gone = await self._api.answers(state, self.ids)
         except Fault as fault:
             return self._broken(fault)
         sent_at = {id_: self._note.sent_at + timedelta(microseconds=at) for at, id_ in enumerate(self._note.ids)}
@@ -238,7 +243,7 @@ class Sent:
             self.outcomes = {}
             return Fault(fault.kind, f"{where} begins no batch ({fault}); ask without --batch", "park")
         if fault.kind == "not_found":
-            self.outcomes = {}
+            self.outcomes, self._gone = {}, self.ids
             return Fault(fault.kind, f"{where} knows batch {self._note.batch} no more", "slower")
         which = f"batch {self._note.batch}" if self._note.batch else f"the batch of file {self._note.file}"
         again = f"the same command tries again; without {str(self._notes.path)!r} it asks and pays again"

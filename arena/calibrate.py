@@ -39,6 +39,7 @@ from judges.report_card import card, gates
 from runs import NEWEST, OUT, Run
 from runs import cards as stored
 from runs.cards import Card
+from runs.costs import paid
 from runs.journal import StorageError
 from runs.records import Debate, Order, Vote
 from runs.run import folders
@@ -252,7 +253,7 @@ def _carded(held: Run, limits: Mapping[str, float]) -> Card:
         pl.read_parquet(held.folder / cases.NAME, glob=False),
         loaded.votes.collect(),
         loaded.verdicts.collect(),
-        loaded.calls.collect(),
+        loaded.calls.with_columns(paid(held.spec)).collect(),
         judge=judge["name"],
         gates=gates(limits),
         seed=held.spec.seed,
@@ -302,8 +303,6 @@ def _report(result: Result) -> int:
     print(f"\n{name}: {mark}: leaderboards will say so" if mark else f"\n{name} passes all its gates")
     debates, votes = (frame.select(pl.len()).collect().item() for frame in (loaded.debates, loaded.votes))
     print(f"wrote {result.folder}: {debates:,} debates, {votes:,} votes, the card as {stored.NAME} and {stored.TABLE}")
-    if unknown := result.progress.unknown:
-        print(f"note:  its cost is the least that it can be: nobody knows what {unknown:,} calls took in all")
     roster = Spec.read(result.folder).settings["roster"]
     words = ["--from-run", made.from_run, "--judges", name, *(["--roster", roster] if roster else [])]
     print(f"next:  {shlex.join(['python', '-m', 'arena.judge', *words])}")

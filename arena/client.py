@@ -73,6 +73,8 @@ NOTHING = Usage()
 
 OVERLOADED = (503, 529)
 """Statuses of what did not begin to answer."""
+UNSENT = ("ClientProxyConnectionError", "ConnectionTimeoutError")
+"""Errors of connections that were never made, besides those of a connector."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,8 +135,8 @@ class Client:
             return self._reply(answer)
 
     def read(self, status: int, body: object) -> Reply:
-        """The reply in an answer of a batch, with its status and body. Raises `Fault`; an error in its place is not
-        billed, whatever its status.
+        """The reply in an answer of a batch, with its status and body. Raises `Fault`; an error by its status is not
+        billed, whatever that is, and one in a body of status 200 as it is elsewhere.
         """
         with self.faults():
             if status >= 400:
@@ -266,10 +268,10 @@ def _no_answer(error: BaseException) -> Fault:
 
 
 def _lost(error: BaseException) -> Usage | None:
-    """What a request is billed for that has no answer: nothing where there never was a connection to send it by; else
-    nobody knows, since a connection that breaks looks, further up, like one that was never made.
+    """What a request is billed for that has no answer: nothing where there never was a connection to send it by, be it
+    to a proxy; else nobody knows, since a connection that breaks looks, further up, like one that was never made.
     """
-    never = any(name.startswith("ClientConnector") or name == "ConnectionTimeoutError" for name in _causes(error))
+    never = any(name.startswith("ClientConnector") or name in UNSENT for name in _causes(error))
     return NOTHING if never else None
 
 

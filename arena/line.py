@@ -22,7 +22,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import nan
+from math import isnan, nan
 from random import Random
 from time import perf_counter
 from typing import Any
@@ -157,7 +157,9 @@ class Budget:
 
     most: float | None = None
     spent: float = 0.0
-    """Where nobody knows what was spent, the most that it can have been."""
+    """As far as that is known."""
+    unknown: float = 0.0
+    """What was spent besides, at most: nobody says what these requests took."""
     held: float = 0.0
     holders: int = 0
     """Questions that money is held back for."""
@@ -165,21 +167,30 @@ class Budget:
 
     async def room(self, cost: float) -> None:
         """Wait while there is no room, and something is in flight that may give some back."""
-        while self.most is not None and self.spent + self.held + cost > self.most and self.holders:
+        while self._lacks(cost) and self.holders:
             await self._settled.wait()
 
     def hold(self, cost: float) -> None:
         """Set money aside; `Empty` where that would pass the limit."""
-        if self.most is not None and self.spent + self.held + cost > self.most:
-            raise Empty(f"{self.spent:.2f} of {self.most:.2f} USD are spent; the next question may cost {cost:.2f}")
+        if self._lacks(cost):
+            spent = f"{self.spent + self.unknown:.2f} of {self.most:.2f} USD are spent"
+            if self.unknown:
+                spent += f" at most, as nobody says what requests took that may have cost {self.unknown:.2f}"
+            raise Empty(f"{spent}; the next question may cost {cost:.2f}")
         self.held += cost
         self.holders += cost > 0
 
-    def settle(self, held: float, spent: float) -> None:
-        """What was set aside, and what it came to."""
+    def _lacks(self, cost: float) -> bool:
+        return self.most is not None and self.spent + self.unknown + self.held + cost > self.most
+
+    def settle(self, held: float, spent: float, most: float) -> None:
+        """What was set aside, and what it came to: where that is NaN, nobody knows, and it was `most` at most."""
         self.held -= held
         self.holders -= held > 0
-        self.spent += spent
+        if isnan(spent):
+            self.unknown += most
+        else:
+            self.spent += spent
         self._settled.set()
         self._settled = asyncio.Event()
 
@@ -267,7 +278,7 @@ class Line:
                 return reply
         finally:
             asked.bill.add(used, held)
-            self.budget.settle(held, held if used is None else self.usd(used))
+            self.budget.settle(held, self.usd(used), held)
 
     def _tell(self, passed: Pass, fault: Fault) -> None:
         """Tell the gate what a fault means for everybody else."""

@@ -227,7 +227,8 @@ def _schedule(spec: Spec) -> Iterator[Match]:
 def drive(engine: Engine, lines: Lines, *, max_cost: float | None, max_hours: float | None) -> bool:
     """Run an engine to its end, or until it is stopped; True when nothing is left."""
     lines.tail, engine.on_stop = lambda: engine.tail, lines.stop
-    lines.budget.spent, lines.budget.most = engine.progress.most_usd, max_cost
+    lines.budget.spent, lines.budget.unknown = engine.progress.cost_usd, engine.progress.unknown_usd
+    lines.budget.most = max_cost
     try:
         return asyncio.run(_drive(engine, lines, max_hours))
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -87,8 +87,10 @@ SCHEMA = {
     "n": pl.Int64,
     "gate": pl.String,
     "passed": pl.Boolean,
+    "unknown_calls": pl.Int64,
 }
-"""Columns of a card: `n` counts observations; `passed` is null where there is no gate, or no value for it."""
+"""Columns of a card: `n` counts observations; `passed` is null where there is no gate, or no value for it;
+`unknown_calls`, of a cost alone, counts calls of which nobody knows what they cost, or not in all."""
 
 
 def card(
@@ -113,11 +115,15 @@ def card(
         *_of_agreement(looks.filter(pl.col("kind").is_in(SPOKEN)), human, seed),
     ]
     rows = [
-        (m.metric, m.of.value, m.of.low, m.of.high, m.topics, m.n, str(gate) if gate else None, _passed(m, gate))
+        (*_cells(m), str(gate) if gate else None, _passed(m, gate), m.unknown_calls)
         for m in measured
         for gate in [gates.get(m.metric)]
     ]
     return pl.DataFrame(rows, SCHEMA, orient="row")
+
+
+def _cells(m: "Measured") -> tuple[str, float | None, float | None, float | None, int, int]:
+    return m.metric, m.of.value, m.of.low, m.of.high, m.topics, m.n
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +134,7 @@ class Measured:
     of: Estimate
     topics: int
     n: int
+    unknown_calls: int | None = None
 
 
 def _passed(measured: Measured, gate: Gate | None) -> bool | None:
@@ -190,13 +197,19 @@ def _of_outcomes(of_judge: pl.DataFrame, looks: pl.DataFrame, seed: int) -> list
 
 
 def _cost(cases: pl.DataFrame, verdicts: pl.DataFrame, calls: pl.DataFrame, seed: int) -> Measured:
-    """Money of a valid verdict; what was paid for votes that came to nothing counts as well."""
+    """Money of a valid verdict; what was paid for votes that came to nothing counts as well. It is without what nobody
+    knows, and the least that it can be; None where there are calls, and no cost of any is known."""
     paid = calls.group_by("debate_id").agg(usd=pl.col("cost_usd").sum())
     rows = verdicts.join(cases, on="debate_id").join(paid, on="debate_id", how="left")
     valid = pl.col("winner") != "invalid"
-    return _of_sums(
+    found = _of_sums(
         "cost_per_verdict", rows, [pl.col("usd").fill_null(0), valid], lambda s: s[0] / s[1], seed, bounded=False
     )
+    made = calls.join(rows.select("debate_id"), on="debate_id", how="semi")
+    untold = made.filter(pl.col("cost_usd").is_null() | pl.col("unknown_usd").is_not_null())
+    nothing = len(made) and made["cost_usd"].null_count() == len(made)
+    of = Estimate(value=None, low=None, high=None) if nothing else found.of
+    return replace(found, of=of, unknown_calls=len(untold))
 
 
 def _of_agreement(looks: pl.DataFrame, human: pl.DataFrame, seed: int) -> list[Measured]:

@@ -124,13 +124,14 @@ def _tally(run: Run, stored: Iterable[Verdict]) -> Tally:
 def cast(folder: Path, match: Match, vote: Vote) -> None:
     """Record a vote of a person, its verdict, and those of panels that the person sits on, in one transaction.
 
-    The same vote once more changes nothing. Raises `InputError` where the person voted otherwise before, or sits on a
-    panel of a run that another process holds; `StorageError` where the journal cannot be written.
+    The same vote once more changes nothing. A journal of an earlier version is renewed first. Raises `InputError` where
+    the person voted otherwise before, or where another process holds the run, and the person sits on a panel of it or
+    its journal is to be renewed; `StorageError` where the journal cannot be written.
     """
     journal.check(folder)
     verdict = from_votes(match.debate_id, vote.judge, [vote])
     panels = [str(panel["name"]) for panel in Spec.read(folder).panels if vote.judge in panel["members"]]
-    if not panels:
+    if not panels and journal.is_current(folder):
         _add(folder, vote, verdict)
         return
     with _HOLDING:
@@ -138,7 +139,10 @@ def cast(folder: Path, match: Match, vote: Vote) -> None:
             held = Run.resume(folder)
         except InputError as error:
             person, on = vote.judge.removeprefix(HUMAN), ", ".join(map(repr, panels))
-            raise InputError(f"{person} sits on the panel {on}, which is decided while nobody plays: {error}") from None
+            why = (
+                f"{person} sits on the panel {on}, which is decided" if panels else "its journal is old, and is renewed"
+            )
+            raise InputError(f"{why} while nobody plays: {error}") from None
         except (sqlite3.Error, OSError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"the vote could not be written: {one_line(str(error))}") from None
         with held:

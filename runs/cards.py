@@ -45,6 +45,8 @@ class Row(BaseModel):
     n: int
     gate: str | None
     passed: bool | None
+    unknown_calls: int | None = None
+    """Calls that a cost is without, or without a part of; null where it is none, and in cards of earlier versions."""
 
 
 class Card(BaseModel):
@@ -149,9 +151,16 @@ def mark(card: Card) -> str:
 
 
 def render(card: Card) -> str:
-    """A card as a text table."""
+    """A card as a text table, and below it which costs are not known in all."""
     rows = [("", "", "gate", "value", "95 % interval", "topics", "n"), *(_cells(row) for row in card.rows)]
-    return aligned([[one_line(cell, 40) for cell in row] for row in rows], right=4)
+    table = aligned([[one_line(cell, 40) for cell in row] for row in rows], right=4)
+    return "\n".join([table, *(_untold(row) for row in card.rows if row.unknown_calls)])
+
+
+def _untold(row: Row) -> str:
+    what = "not known" if row.value is None else "the least that it can be"
+    calls = f"{row.unknown_calls:,} {'call' if row.unknown_calls == 1 else 'calls'}"
+    return f"note: {one_line(row.metric, 40)} is {what}, as nobody knows what {calls} cost in all"
 
 
 def _cells(row: Row) -> Sequence[str]:

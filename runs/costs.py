@@ -30,7 +30,8 @@ from topics import SIDES, opposite
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
-_CALL = ["call_id", "debate_id", "role", "turn", "endpoint", "model", "latency_s", "cost_usd", "unknown", *TOKENS]
+_COSTS = ["cost_usd", "unknown", "unknown_usd"]
+_CALL = ["call_id", "debate_id", "role", "turn", "endpoint", "model", "latency_s", *_COSTS, *TOKENS]
 _SEATS = ["for_contestant", "against_contestant"]
 
 
@@ -55,7 +56,7 @@ def beside(calls: int) -> str:
 
 def owned(run: Tables, spec: Spec) -> pl.LazyFrame:
     """A run's calls with their `topic_id`, `kind` (`contestant`, `judge`, or another's role) and `name`, whose they are
-    (null: nobody knows); `cost_usd` as `paid` has it, and `unknown`."""
+    (null: nobody knows); `cost_usd` as `paid` has it, `unknown`, and `unknown_usd`."""
     about = run.debates.select("debate_id", "topic_id", "opener", *_SEATS)
     speaks, judges = pl.col("role").is_in(["speak", "shorten"]), pl.col("role") == "judge"
     speaker = pl.when(side="for").then(_SEATS[0]).when(side="against").then(_SEATS[1])
@@ -130,10 +131,10 @@ def spent(run: Tables, spec: Spec) -> pl.DataFrame:
     )
 
 
-def _all_of(column: str) -> pl.Expr:
-    """The sum over calls; null where it is not known of each of them that is not `unknown`, or of none."""
+def _all_of(column: str, excused: str = "unknown") -> pl.Expr:
+    """The sum over calls; null where it is not known of each of them that is not `excused`, or of none."""
     told = pl.col(column).is_not_null()
-    known = (told & (pl.col("call") > 0)).any() & (told | pl.col("unknown")).all()
+    known = (told & (pl.col("call") > 0)).any() & (told | pl.col(excused)).all()
     return pl.when(known).then(pl.col(column).sum()).alias(column)
 
 
@@ -150,8 +151,8 @@ def per_win(run: Tables, spec: Spec, judge: str | None = None) -> pl.DataFrame:
     without), `cost_per_win` and `tokens_per_win` (prompt and completion) with bounds, `topics`, `few_topics`.
 
     Counted are debates that the judge decided, and void ones, in which nobody can win what was paid for. Null for
-    somebody who never won, or asks nobody; a cost where that of some call is not known, tokens where some call's are,
-    `unknown` ones aside.
+    somebody who never won, or asks nobody; a cost where that of some call is not known, `unknown` ones aside; tokens
+    where some call's are not, those aside that had no answer to say it, whatever the price.
     """
     by = ["judge", "contestant"]
     rows = decided(run.debates, run.verdicts, judge)
@@ -160,14 +161,23 @@ def per_win(run: Tables, spec: Spec, judge: str | None = None) -> pl.DataFrame:
     in_them = pl.concat([rows.select("judge", "debate_id"), void.select("judge", "debate_id")])
     tokens = pl.col("prompt_tokens") + pl.col("completion_tokens")
     cost = spoken.join(in_them, on="debate_id").select(
-        "topic_id", *by, "cost_usd", "unknown", tokens=tokens, call=1, win=0.0
+        "topic_id",
+        *by,
+        "cost_usd",
+        "unknown",
+        untold=pl.col("unknown_usd").is_not_null(),
+        tokens=tokens,
+        call=1,
+        win=0.0,
     )
     won = seats(rows).select(
-        "topic_id", *by, cost_usd=0.0, unknown=False, tokens=pl.lit(0, pl.Int64), call=0, win="score"
+        "topic_id", *by, cost_usd=0.0, unknown=False, untold=False, tokens=pl.lit(0, pl.Int64), call=0, win="score"
     )
     both = pl.concat([cost, won]).collect()
     parts = {"cost_per_win": pl.col("cost_usd").fill_null(0), "tokens_per_win": pl.col("tokens").fill_null(0)}
-    sums = both.group_by(by).agg(pl.col("win").sum().alias("wins"), _all_of("cost_usd"), _unknown, _all_of("tokens"))
+    sums = both.group_by(by).agg(
+        pl.col("win").sum().alias("wins"), _all_of("cost_usd"), _unknown, _all_of("tokens", "untold")
+    )
     found = sums.join(shares(both, by, parts, pl.col("win"), bounded=False), on=by).sort(by)
     return found.with_columns(_with("cost_usd", "cost_per_win"), _with("tokens", "tokens_per_win")).drop("tokens")
 

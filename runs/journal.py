@@ -174,6 +174,16 @@ def renew(folder: Path) -> None:
         raise InputError(f"{str(folder / NAME)!r} cannot be read as a journal: {error}") from None
 
 
+def is_current(folder: Path) -> bool:
+    """Whether a journal that `check` lets pass can be written to as it is, or has to be renewed first."""
+    try:
+        with closing(reader(folder)) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error as error:
+        raise InputError(f"{str(folder / NAME)!r} cannot be read as a journal: {error}") from None
+    return bool(version == VERSION)
+
+
 def check(folder: Path) -> None:
     """Refuse a folder without a journal, or with one that a newer version of this code wrote."""
     path = folder / NAME
@@ -203,9 +213,10 @@ def reader(folder: Path) -> sqlite3.Connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         for table in TABLES.values() if version < VERSION else ():
             known = {row[1] for row in connection.execute(f"PRAGMA main.table_info({table.name})")}
-            if known and (new := [f'NULL AS "{name}"' for name in table.columns if name not in known]):
-                seen = f"SELECT *, {', '.join(new)} FROM main.{table.name}"
-                connection.execute(f"CREATE TEMP VIEW {table.name} AS {seen}")  # of this connection alone
+            if known and not known.issuperset(table.columns):
+                seen = [f'"{name}"' if name in known else f'NULL AS "{name}"' for name in table.columns]
+                view = f"SELECT rowid, {', '.join(seen)} FROM main.{table.name}"  # `*` would change when it is renewed
+                connection.execute(f"CREATE TEMP VIEW {table.name} AS {view}")  # of this connection alone
     except sqlite3.Error:
         connection.close()
         raise

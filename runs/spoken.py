@@ -142,13 +142,14 @@ def _costs(loaded: Tables, debate: Row) -> Iterator[Line]:
     columns = ("role", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd", "unknown")
     calls = _rows(loaded.calls.with_columns(known), debate, *columns)
     yield "", 0, ""
-    yield f"cost {_dollars(calls)}, {len(calls)} calls", 0, "title"
+    yield f"cost {dollars(calls)}, {len(calls)} calls", 0, "title"
     for role in dict.fromkeys(call["role"] for call in calls):
         mine = [call for call in calls if call["role"] == role]
-        yield f"{role}: {len(mine)} calls, {_dollars(mine)}, {_tokens(mine)}", 2, ""
+        yield f"{role}: {len(mine)} calls, {dollars(mine)}, {_tokens(mine)}", 2, ""
 
 
-def _dollars(calls: Sequence[Row]) -> str:
+def dollars(calls: Sequence[Row]) -> str:
+    """What calls cost together, in words; of each its `cost_usd` and `unknown`, as `runs.costs` has them."""
     costs = [call["cost_usd"] for call in calls if call["cost_usd"] is not None or not call["unknown"]]
     if None in costs:
         return "not known, for want of a price"

@@ -194,16 +194,17 @@ def _narrowed(
 
 
 def _blocks(connection: sqlite3.Connection, table: Table) -> Iterator[pl.DataFrame]:
-    cursor = connection.execute(_select(table.name))
+    cursor = connection.execute(_select(table))
     while rows := cursor.fetchmany(ROWS):
         yield table.frame(rows)
 
 
-def _select(name: str) -> str:
+def _select(table: Table) -> str:
+    name, columns = table.name, ", ".join(f'r."{column}"' for column in table.columns)
     if name in ("debates", "topics"):
-        return f"SELECT r.* FROM {name} r ORDER BY {_ORDER[name]}"
+        return f"SELECT {columns} FROM {name} r ORDER BY {_ORDER[name]}"
     # CROSS JOIN keeps SQLite from reordering: debates by their index on match, so that only a debate's rows are sorted
-    return f"SELECT r.* FROM debates d CROSS JOIN {name} r USING (debate_id) ORDER BY {_ORDER[name]}"
+    return f"SELECT {columns} FROM debates d CROSS JOIN {name} r USING (debate_id) ORDER BY {_ORDER[name]}"
 
 
 def _write(folder: Path, table: Table, snapshot: sqlite3.Connection) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A person's vote beside whoever plays: once, whole, never changed, and in the tables once these can be written."""
 
 import asyncio
+import fcntl
 import sqlite3
 from collections import Counter
 from contextlib import closing
@@ -12,12 +13,14 @@ import pytest
 from conftest import Play, roster
 from hypothesis import given
 from hypothesis import strategies as st
+from test_stored_runs import of_the_first_schema
 
 import runs
 from runs import Run, tables
 from runs.ballots import behind, cast, lots, reseal, vote_of
 from runs.journal import StorageError
 from runs.records import Debate, Vote, Winner
+from runs.run import LOCK
 from runs.verdicts import from_votes
 from topics.errors import InputError
 
@@ -136,6 +139,22 @@ def test_a_vote_that_cannot_be_written_leaves_nothing(folder: Path) -> None:
         other.execute("DROP TRIGGER full")
     cast(folder, debate.match, vote_of(debate, "human:bob", "for"))
     assert stored(folder) == [(debate.id, "for", "for")]
+
+
+def test_a_vote_on_a_run_of_the_first_schema_renews_it_unless_somebody_holds_it(play: Play) -> None:
+    folder = play(limit=2).folder
+    first, second = debates(folder)
+    of_the_first_schema(folder)
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"its journal is old, and is renewed while nobody plays: .* in use by"):
+            cast(folder, first.match, vote_of(first, "human:bob", "for"))
+    assert stored(folder) == []
+    for debate in (first, second):
+        cast(folder, debate.match, vote_of(debate, "human:bob", "for"))
+    assert stored(folder) == sorted((debate.id, "for", "for") for debate in (first, second))
+    assert reseal(folder) == "" and len(in_tables(folder)) == 2
+    tables.verify(folder)
 
 
 # Panels

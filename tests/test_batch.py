@@ -289,6 +289,11 @@ ROWS: dict[str, tuple[Row | None, type[NoAnswer], str]] = {
     "no choices": ({"response": {"status_code": 200, "body": {}}, "error": None}, Unanswered, "unparseable"),
     "no body": ({"response": {"status_code": "x"}}, Unanswered, "server"),
     "neither": ({"response": None, "error": None}, Unanswered, "server"),
+    "error in a body": (
+        {"response": {"status_code": 200, "body": {"error": {"message": "oops"}}}, "error": None},
+        Unanswered,
+        "server",
+    ),
     "error": ({"response": None, "error": {"code": "internal", "message": "oops"}}, Unanswered, "server"),
     "401": (refused(401, "who are you?"), Unavailable, ""),
     "quota": (refused(429, "pay", code="insufficient_quota"), Unavailable, ""),
@@ -309,19 +314,20 @@ def test_what_becomes_of_a_line(name: str, tmp_path: Path) -> None:
         failed, fine = sit(there, tmp_path, "a", "b")
     assert type(failed) is outcome and texts([fine]) == ["B"]
     assert isinstance(failed, NoAnswer)
-    if name == "no choices":  # answered, and it does not say what it took
+    if name in ("no choices", "error in a body"):  # answered, and it does not say what it took
         assert isnan(failed.cost.usd) and failed.cost.unknown_usd
     else:
         assert failed.cost.usd == 0 and failed.cost.unknown_usd is None
     assert getattr(failed, "kind", "") == kind
     for_good = name in ("400", "404", "413", "context", "content", "401", "quota")
     assert len(there.batches) == (1 if for_good else batching.ATTEMPTS)
-    assert all(count == 1 for count in there.answered.values() if name not in ("no choices",))
+    assert all(count == 1 for count in there.answered.values() if name not in ("no choices", "error in a body"))
 
 
 def test_answers_that_cannot_be_used_are_paid_and_asked_anew(tmp_path: Path) -> None:
     async def ask(there: Provider) -> Answer:
-        async with Sitting(there, tmp_path) as sitting:
+        (folder := tmp_path / there.name).mkdir(exist_ok=True)
+        async with Sitting(there, folder) as sitting:
             return await sitting.ask("a", accept=lambda reply: None if reply.text == "good" else empty)
 
     empty = Fault("empty", "nothing to hear", "again")
@@ -449,8 +455,59 @@ def test_a_batch_that_the_endpoint_knows_no_more_is_sent_again(tmp_path: Path) -
     with provided(Provider()) as there:
         sit(there, tmp_path, "a")
     with provided(Provider()) as other:
-        assert texts(sit(other, tmp_path, "a")) == ["A"]
+        again = sit(other, tmp_path, "a")
+        assert texts(again) == ["A"]
         assert len(other.batches) == 1
+    may_have_been_paid_twice(again)
+
+
+def may_have_been_paid_twice(found: list[Answer | BaseException]) -> None:
+    """By an answer that was there once, for all that anybody knows, and by the one that came."""
+    for answer in found:
+        assert isinstance(answer, Answer) and answer.cost.attempts == 2
+        assert answer.cost.usd == pytest.approx((100 + 10 * 10) / 1e6 / 2)
+        assert answer.cost.unknown_usd == pytest.approx(((9 + 9) + 10 * 50) / 1e6 / 2)
+
+
+def test_answers_that_are_gone_may_have_been_paid(tmp_path: Path) -> None:
+    """Whether they are seen to be gone at once, or in another sitting; not where it is errors that are gone, or where
+    the other file says that a question was not come to."""
+
+    def answer(batch: int, asked: Row) -> Row | None:
+        word = asked["body"]["messages"][0]["content"]
+        return expired() if batch == 0 and word == "x" else refused(429, "slowly") if word == "e" else said("yes")
+
+    there = Provider(answer, meet=lambda method, path: web.Response(status=404) if path == gone() else None)
+
+    def gone() -> str:
+        file = there.batches[0].get(kind) if there.batches else None
+        return f"/files/{file}/content"
+
+    kind = "output_file_id"
+    with provided(there):
+        *lost, untouched = sit(there, tmp_path, "a", "b", "x")
+    assert texts([*lost, untouched]) == ["yes"] * 3
+    may_have_been_paid_twice(lost)
+    assert isinstance(untouched, Answer) and (untouched.cost.attempts, untouched.cost.unknown_usd) == (1, None)
+    kind = "error_file_id"
+    (tmp_path / "errors").mkdir()
+    there.batches.clear()
+    with provided(there):
+        fine, failed = sit(there, tmp_path / "errors", "a", "e")
+    assert isinstance(fine, Answer) and fine.cost.unknown_usd is None
+    assert isinstance(failed, NoAnswer) and (failed.cost.usd, failed.cost.unknown_usd) == (0, None)
+
+
+def test_what_may_have_been_paid_counts_against_what_may_be_spent(tmp_path: Path) -> None:
+    async def ask(there: Provider) -> tuple[float, float]:
+        async with Sitting(there, tmp_path) as sitting:
+            await sitting.ask("a")
+            return sitting.lines.budget.spent, sitting.lines.budget.unknown
+
+    with provided(Provider()) as there:
+        assert asyncio.run(ask(there))[1] == 0
+    with provided(Provider()) as other:
+        assert asyncio.run(ask(other)) == pytest.approx((200 / 1e6 / 2, 518 / 1e6 / 2))
 
 
 def test_an_endpoint_that_stumbles_is_waited_for_and_one_that_is_gone_is_not(tmp_path: Path) -> None:

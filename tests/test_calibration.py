@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -226,7 +227,9 @@ def test_a_speech_that_mentions_every_name_is_a_case_as_well() -> None:
 # ── reading votes ────────────────────────────────────────────────────────────────────────────────
 
 Say = Callable[[Case, Order, int], str]
-NO_CALLS = pl.DataFrame(schema={"debate_id": pl.String, "role": pl.String, "cost_usd": pl.Float64})
+NO_CALLS = pl.DataFrame(
+    schema={"debate_id": pl.String, "role": pl.String, "cost_usd": pl.Float64, "unknown_usd": pl.Float64}
+)
 
 
 def votes(made: Iterable[Case], say: Say, judge: str = "j", samples: int = 2) -> pl.DataFrame:
@@ -364,9 +367,26 @@ def test_a_verdict_costs_what_its_votes_cost_and_invalid_ones_are_paid_too() -> 
     made = [Case(debate=debate(t, 0), kind="base") for t in range(4)]
     spoiled = {made[0].debate.id}
     said_ = votes(made, lambda case, order, sample: "invalid" if case.debate.id in spoiled else "for")
-    calls = pl.DataFrame({"debate_id": said_["debate_id"], "role": "judge", "cost_usd": 0.01})
-    other = pl.DataFrame({"debate_id": said_["debate_id"], "role": "speak", "cost_usd": 5.0})
-    assert read(made, said_, pl.concat([calls, other]))["cost_per_verdict"]["value"] == pytest.approx(0.16 / 3)
+    calls = pl.DataFrame({"debate_id": said_["debate_id"], "role": "judge", "cost_usd": 0.01, "unknown_usd": None})
+    other = pl.DataFrame({"debate_id": said_["debate_id"], "role": "speak", "cost_usd": 5.0, "unknown_usd": None})
+    got = read(made, said_, pl.concat([calls, other]))
+    assert got["cost_per_verdict"]["value"] == pytest.approx(0.16 / 3)
+    assert {name: row["unknown_calls"] for name, row in got.items() if row["unknown_calls"] is not None} == {
+        "cost_per_verdict": 0
+    }
+
+
+def test_what_nobody_knows_of_a_cost_is_counted_beside_it_and_is_no_zero() -> None:
+    made = [Case(debate=debate(t, 0), kind="base") for t in range(4)]
+    said_ = votes(made, lambda case, order, sample: "for")
+    usd: list[float | None] = [None, 0.01, *[0.01] * 14]
+    most = [0.5, 0.25, *[None] * 14]
+    calls = pl.DataFrame({"debate_id": said_["debate_id"], "role": "judge", "cost_usd": usd, "unknown_usd": most})
+    got = read(made, said_, calls)["cost_per_verdict"]
+    assert (got["value"], got["unknown_calls"]) == (pytest.approx(0.15 / 4), 2)
+    got = read(made, said_, calls.with_columns(cost_usd=pl.lit(None, pl.Float64)))["cost_per_verdict"]
+    assert [got[name] for name in ("value", "low", "high", "unknown_calls")] == [None, None, None, 16]
+    assert read(made, said_)["cost_per_verdict"]["value"] == 0, "a judge that asks nobody costs nothing"
 
 
 def test_gates_can_be_set_and_a_name_that_is_none_is_refused() -> None:
@@ -406,7 +426,7 @@ def drawn(made: list[Case], law: Laws, seed: int) -> tuple[pl.DataFrame, pl.Data
     bases = [case for case in made if case.kind == "base"]
     human = votes(bases, person, judge="human:ann", samples=1).filter(order="for_first")
     costs = [rng.expovariate(1 / COST) for _ in range(judge.height)]
-    calls = pl.DataFrame({"debate_id": judge["debate_id"], "role": "judge", "cost_usd": costs})
+    calls = pl.DataFrame({"debate_id": judge["debate_id"], "role": "judge", "cost_usd": costs, "unknown_usd": None})
     return pl.concat([judge, human]), calls
 
 
@@ -484,6 +504,19 @@ def test_a_card_is_the_same_as_table_and_as_json(tmp_path: Path) -> None:
     folder = tmp_path / cards.FOLDER / "1"
     assert [row.model_dump() for row in made.rows] == pl.read_parquet(folder / cards.TABLE).to_dicts()
     assert cards.read(folder) == made
+
+
+def test_a_card_of_an_earlier_version_is_read_and_says_nothing_of_unknown_costs(tmp_path: Path) -> None:
+    calls = pl.DataFrame({"debate_id": [MADE[0].debate.id], "role": "judge", "cost_usd": 0.1, "unknown_usd": 0.2})
+    said_ = votes(MADE, fair)
+    made = carded(tmp_path, "1", card(frame(MADE), said_, verdicts(said_), calls, judge="j"))
+    told = "note: cost_per_verdict is the least that it can be, as nobody knows what 1 call cost in all"
+    assert cards.render(made).splitlines()[-1] == told
+    path = tmp_path / cards.FOLDER / "1" / cards.NAME
+    path.write_text(re.sub(r',\s*"unknown_calls": \w+', "", path.read_text()))
+    old = cards.read(path.parent)
+    assert {row.unknown_calls for row in old.rows} == {None} and told not in cards.render(old)
+    assert [row.value for row in old.rows] == [row.value for row in made.rows]
 
 
 def test_a_judge_below_its_gates_is_marked(tmp_path: Path) -> None:
@@ -646,6 +679,25 @@ def test_a_language_model_is_calibrated_over_http(
     cost = next(row.value for row in good.card.rows if row.metric == "cost_per_verdict")
     assert cost == pytest.approx(calls["cost_usd"].sum() / loaded.debates.collect().height)
     assert cards.card_of(played.parent, good.card.judge) == good.card
+
+
+@pytest.mark.parametrize("priced", [True, False])
+def test_a_card_tells_whenever_it_is_printed_what_its_cost_is_without(
+    priced: bool, played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "faults.toml").write_text('[[faults]]\nkind = "error_500"\nrequests = [1, 2]\n')
+    with simulate.serve(simulate.Settings(port=0, faults=tmp_path / "faults.toml")) as url:
+        text = LLM.format(name="j", model="judge", url=url)
+        lines = [line for line in text.splitlines() if priced or "_price" not in line]
+        (tmp_path / "r.toml").write_text("\n".join(lines))
+        found = calibrate(Settings(judge="j", roster=tmp_path / "r.toml", out=played.parent, limit=2))
+    calls = runs.load(found.folder).calls.collect()
+    count = calls["unknown_usd"].count() if priced else len(calls)
+    what = "the least that it can be" if priced else "not known"
+    capsys.readouterr()
+    assert main(["--resume", str(found.folder), "--out", str(played.parent)]) == 0
+    said = f"note: cost_per_verdict is {what}, as nobody knows what {count} call{'s' if count > 1 else ''} cost in all"
+    assert count > 0 and said in capsys.readouterr().out.splitlines()
 
 
 def test_what_persons_said_is_taken_along(played: Path) -> None:

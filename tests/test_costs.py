@@ -221,6 +221,17 @@ def test_calls_of_unknown_cost_are_counted_and_in_no_sum() -> None:
     assert given.filter(pl.col("judge").is_in(["g", "h"]))["cost_usd"].null_count() == 2, "no cost is known, not none"
 
 
+@pytest.mark.parametrize("priced", [True, False])
+def test_an_answer_that_is_lost_takes_no_tokens_from_a_win(priced: bool) -> None:
+    none = dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"))
+    calls = [call("d1", 0, turn=1, unknown_usd=None), call("d2", 0, turn=1, **none) | {"cost_usd": None}]
+    stored = spec(endpoints=() if priced else (API,))
+    said = [("d1", "h", "for", None), ("d2", "h", "for", None)]
+    for unknown_usd, tokens in ((0.0, 110), (None, None)):
+        calls[1]["unknown_usd"] = unknown_usd
+        assert one(per_win(tables(calls, said), stored, "h"), contestant="a")["tokens_per_win"] == tokens
+
+
 def test_a_trajectory_is_paid_for_apart_and_wins_nothing() -> None:
     calls = [call("d1", usd, role="judge", call_id=name, model="g") for name, usd in (("g", 1), ("g2", 2), ("at", 4))]
     calls += [call("d1", 8, turn=1)]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,19 +92,24 @@ class Rival:
         said = self.says(debate, slot)
         if isinstance(said, BaseException):
             raise said
-        call = Call(
-            call_id="c",
-            debate_id=debate.id,
-            role="speak",
-            turn=slot.turn,
-            endpoint="here",
-            model="rival",
-            latency_s=0.0,
-            finish_reason="stop",
-            cost_usd=0.25,
-            started_at=datetime.now(UTC),
-        )
-        return Speech(answer=said, call=call)
+        return Speech(answer=said, call=call_of(debate, slot))
+
+
+def call_of(debate: Debate, slot: Slot, attempts: int = 1) -> Call:
+    """What a rival's turn costs."""
+    return Call(
+        call_id="c",
+        debate_id=debate.id,
+        role="speak",
+        turn=slot.turn,
+        endpoint="here",
+        model="rival",
+        latency_s=0.0,
+        attempts=attempts,
+        finish_reason="stop",
+        cost_usd=0.25,
+        started_at=datetime.now(UTC),
+    )
 
 
 @dataclass(kw_only=True)
@@ -592,6 +598,22 @@ def test_all_debates_go_forward_together(play_out: Played, tokenizer: Tokenizer)
     assert [len(step) for step in speaker.asked] == [3] * 4
     assert [len(debate.turns) for debate in rival.shown] == [n for n in range(4) for _ in range(3)]
     assert sum(call.cost_usd for call in held.seated.calls) == 12 * 0.25
+
+
+def test_what_came_to_nothing_is_paid_all_the_same(play_out: Played, tokenizer: Tokenizer) -> None:
+    """A call that failed, one that is not to be had now, and an answer of which nothing can be heard."""
+
+    cases: tuple[tuple[Callable[[Debate, Slot], str | BaseException], int], ...] = (
+        (lambda debate, slot: SpeakFailed("timeout", "late", call=call_of(debate, slot)), 1),
+        (lambda debate, slot: " ", 1),
+        (lambda debate, slot: Unavailable("parked", call_of(debate, slot)), 1),
+        (lambda debate, slot: Unavailable("parked", call_of(debate, slot, attempts=0)), 0),
+    )
+    for says, calls in cases:
+        held, *_ = play_out(rival=Rival(says=says))
+        with suppress(Unscored):
+            held.draw(Speaks(tokenizer=tokenizer, says=by_seed), [(SEATS[0], 0)])
+        assert [call.cost_usd for call in held.seated.calls] == [0.25] * calls
 
 
 # ── turns of stored debates, judged ──────────────────────────────────────────────────────────────────

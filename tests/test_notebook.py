@@ -1,7 +1,7 @@
 """The five queries of docs/tables.md: they run as they stand, print what the page shows, and are right.
 
 Each is worked out a second time in plain Python from the rows of the same tables, on a run of simulated contestants and
-on one whose contestants were asked over HTTP, whose tokens were counted and paid for.
+on one whose contestants were asked over HTTP, whose tokens were counted and paid for, and of some not told.
 """
 
 import contextlib
@@ -64,7 +64,8 @@ def shown_of(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def paid_for(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a run lies whose tokens were counted."""
     home = tmp_path_factory.mktemp("paid")
-    with simulate.serve(simulate.Settings(port=0)) as url:
+    (home / "faults.toml").write_text('[[faults]]\nkind = "error_500"\nrequests = [3, 4]\n')
+    with simulate.serve(simulate.Settings(port=0, faults=home / "faults.toml")) as url:
         (home / "r.toml").write_text(ROSTER.format(url=url))
         run(Settings(roster=home / "r.toml", limit=30, judges=["rules", "scripted"], out=home / "runs" / "out"))
     return home
@@ -220,9 +221,11 @@ def test_what_a_debate_costs(names: Names) -> None:
         counted = [call for call in made if call["cached_tokens"] is not None]
         prompt = sum(call["prompt_tokens"] for call in counted)
         cached = sum(call["cached_tokens"] for call in counted) / prompt if counted else None
-        usd = sum(call["cost_usd"] for call in made) / len({call["debate_id"] for call in made})
-        expected[key] = (len(made), usd, cached)
+        usd = sum(call["cost_usd"] or 0 for call in made) / len({call["debate_id"] for call in made})
+        unknown = sum(call["unknown_usd"] is not None for call in made)
+        expected[key] = (len(made), usd, unknown, cached)
     same(names["costs"], expected, "role", "endpoint")
-    assert expected["speak", "simulated"][2] is None
-    for _, usd, cached in (told for (_, endpoint), told in expected.items() if endpoint == "router"):
-        assert usd > 0 and cached > 0.3
+    assert expected["speak", "simulated"][2:] == (0, None)
+    asked = [told for (_, endpoint), told in expected.items() if endpoint == "router"]
+    assert all(usd > 0 and cached > 0.3 for _, usd, _, cached in asked)
+    assert not asked or sum(unknown for _, _, unknown, _ in asked) == 2

@@ -211,6 +211,21 @@ def test_a_budget_is_kept(tmp_path: Path) -> None:
         assert 0 < stats(url)["answered"] == answers(tmp_path / "scored.db") < len(TEXTS)
 
 
+def test_what_nobody_says_the_cost_of_is_told_beside_what_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training.earning import _told_of
+
+    faults = '[[faults]]\nkind = "error_500"\nrequests = [3, 5]\n'
+    limits = f"in_flight = 1\nattempts = 1\n{PRICES}"
+    with endpoint(tmp_path, faults) as url, opened(tmp_path, url, limits=limits, max_cost=10.0) as judge:
+        rewards(judge, TEXTS[:40])
+        known = spent(stats(url))
+        assert judge.unknown == 2 and judge.cost_usd == pytest.approx(known) and judge.budget.unknown > 0
+        _told_of(judge)
+    assert f"{known:.2f} USD and 2 calls of unknown cost\n" in capsys.readouterr().err
+
+
 def test_whatever_goes_wrong_otherwise_is_raised_as_it_is(tmp_path: Path) -> None:
     async def wrong() -> float:
         raise ZeroDivisionError("a mistake")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -11,8 +12,9 @@ from conftest import Play, assert_same_tables, roster, timeless
 
 import runs
 from arena.run import Settings, main, run
+from runs import Run
 from runs.files import sha256_of
-from runs.journal import Journal, StorageError
+from runs.journal import Journal, StorageError, reader
 from runs.records import Failure, Order, Vote
 from runs.schema import TABLES, VERSION
 from topics.errors import InputError
@@ -266,14 +268,13 @@ def test_the_newest_run_is_the_last_one_begun(play: Play) -> None:
         assert runs.find("newest", out=folder.parent) == folder
 
 
-def test_a_run_of_the_first_schema_is_read_and_renewed(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
-    from arena.judge import Settings, judge
-
-    folder = play(limit=3).folder
+def of_the_first_schema(folder: Path) -> None:
+    """Make a sealed run as the first version of this code would have left it."""
     connection = sqlite3.connect(folder / "journal.db")
     for table, column in (("votes", "identity"), ("verdicts", "related")):
         connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         (pl.read_parquet(folder / f"{table}.parquet").drop(column)).write_parquet(folder / f"{table}.parquet")
+    connection.execute("ALTER TABLE calls DROP COLUMN unknown_usd")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -281,9 +282,33 @@ def test_a_run_of_the_first_schema_is_read_and_renewed(play: Play, capsys: pytes
         path = folder / f"{table}.parquet"
         manifest["tables"][table] |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"version": 1}))
+
+
+def test_a_run_of_the_first_schema_is_read_and_renewed(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    from arena.judge import Settings, judge
+
+    folder = play(limit=3).folder
+    of_the_first_schema(folder)
     old = runs.load(folder)
     assert old.votes.collect()["identity"].to_list() == [None] * 3 and old.verdicts.collect()["votes"].sum() == 3
     assert judge(Settings(from_run=str(folder), judges=["scripted"])).finished
     new = runs.load(folder).votes.collect()
     assert new.filter(judge="rules")["identity"].null_count() == 3
     assert new.filter(judge="scripted")["identity"].n_unique() == 3
+
+
+def test_who_reads_an_old_journal_reads_on_while_it_is_renewed(play: Play) -> None:
+    """By the same connection, with the same columns in the same places, and by row ids where it goes by these."""
+    folder = play(limit=3).folder
+    before = timeless(folder)
+    of_the_first_schema(folder)
+    with closing(reader(folder)) as old:
+        for renewed in (False, True):
+            for name in ("votes", "verdicts", "calls"):
+                cursor = old.execute(f"SELECT * FROM {name}")
+                assert [column[0] for column in cursor.description] == ["rowid", *TABLES[name].columns]
+                ids = old.execute(f"SELECT rowid FROM {name} ORDER BY rowid").fetchall()
+                assert len(ids) == len(set(ids)) == before[name].height and None not in ids[0]
+            if not renewed:
+                with Run.resume(folder):
+                    pass

@@ -82,10 +82,14 @@ def test_what_breaks_after_it_was_sent_may_have_been_billed(how: str) -> None:
         assert taken(url) is None
 
 
-def test_what_was_never_sent_took_nothing() -> None:
+def test_what_was_never_sent_took_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert taken(f"http://127.0.0.1:{port}/v1") == NOTHING
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    assert taken("http://192.0.2.1/v1") == NOTHING, "not even to a proxy"
 
 
 SAID: dict[str, tuple[int, Any, Usage | None]] = {
@@ -164,7 +168,7 @@ def test_a_call_without_an_answer_has_no_cost_and_is_told_beside_every_sum(
     assert lost["unknown_usd"] >= same["cost_usd"][0] > 0, "no answer costs more than the most"
     ledger = costs.spent(runs.load(folder), Spec.read(folder))
     assert ledger["unknown"].sum() == 1 and ledger["cost_usd"].sum() == pytest.approx(paid)
-    said = {"show": "and 1 call of unknown cost", "list": " +1?", "view": "and 1 of unknown cost"}
+    said = {"show": "and 1 call of unknown cost", "list": " +1?", "view": "and 1 call of unknown cost"}
     said["report"] = "USD in all and 1 call of unknown cost"
     sealed = shown(folder, lost["debate_id"], capsys)
     (folder / "manifest.json").unlink()
@@ -199,7 +203,36 @@ def test_what_is_unknown_counts_at_its_most_against_what_may_be_spent(
         assert most <= 0.05 < most + calls["unknown_usd"].max()
         assert main(["--resume", str(folder), "--max-cost", "0.05"]) == 1
         assert stats(url)["requests"] == asked, "what may be spent already is remembered"
-        assert "of 0.05 USD are spent" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert (
+            f"of 0.05 USD are spent at most, as nobody says what requests took that may have cost {most:.2f};" in said
+        )
+
+
+def test_where_no_cost_is_known_none_is_told(play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, paid = played(play, tmp_path, attempts=1, faults='[[faults]]\nkind = "hang"\nevery = 1\n')
+    calls = runs.load(folder).calls.collect()
+    assert paid == 0 and len(calls) == calls["cost_usd"].null_count() > 0
+    said = shown(folder, calls["debate_id"][0], capsys)
+    assert f"no USD known and {len(calls)} calls of unknown cost" in said["report"]
+    assert "cost not known" in said["show"] and "cost not known" in said["view"]
+    assert "0 USD in all" not in said["report"] and "0.0000" not in said["view"]
+
+
+def test_what_an_endpoint_without_a_price_took_is_not_nothing(
+    play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the sum of its calls nor any of them is told as 0."""
+    with endpoint(tmp_path) as url:
+        path = league(tmp_path / "r.toml", url)
+        path.write_text("\n".join(line for line in path.read_text().splitlines() if "_price" not in line))
+        folder = play(roster=path, limit=1, format="brief").folder
+    debate = runs.load(folder).debates.collect()["debate_id"][0]
+    said = shown(folder, debate, capsys)
+    assert (
+        "cost not known, for want of a price" in said["view"] and "cost not known, for want of a price" in said["show"]
+    )
+    assert "0.0000" not in said["view"]
 
 
 # ── runs of earlier versions ─────────────────────────────────────────────────────────────────────────

@@ -38,7 +38,7 @@ from arena.prompting import Message, render
 from arena.speech import hear, visible
 from judges.rubric import weigh
 from runs.adapters import Context
-from runs.records import Debate, Match, Slot, Winner, content_id, content_seed
+from runs.records import Call, Debate, Match, Slot, Winner, content_id, content_seed
 from runs.verdicts import VALUE
 from topics import Side, Topic
 from topics.errors import InputError
@@ -216,16 +216,22 @@ class Debates:
         slot = one.debate.slots[number]
         try:
             speech = await self.seated.contestants[one.seat.opponent].speak(one.debate, slot)
+            self._book(speech.call, speech.shorten)
             turn = hear(speech, one.debate, slot)
         except Unavailable as error:
+            self._book(error.call)
             raise Unscored(f"opponent {one.seat.opponent!r} cannot be asked: {error}") from None
         except BaseException as error:  # whatever an opponent raises, the others' debates go on
             if ours(error):
                 raise
+            self._book(error.call if isinstance(error, SpeakFailed) else None)
             one.failed = True
             return
-        self.seated.calls.extend(call for call in (speech.call, speech.shorten) if call)
         one.debate = one.debate.with_turn(public(turn))
+
+    def _book(self, *calls: Call | None) -> None:
+        """Keep what was sent to an opponent, whether it came to anything or not."""
+        self.seated.calls.extend(call for call in calls if call and call.attempts)
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────────────
 

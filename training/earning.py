@@ -104,7 +104,7 @@ def _told_of(scorer: Scoring) -> None:
     """What the rubric judge did, and what it cost."""
     print(
         f"judge {scorer.rubric.name!r}: {scorer.asked:,} questions, {scorer.cached:,} answered before, "
-        f"{scorer.failed:,} texts without scores, {scorer.cost_usd:.2f} USD",
+        f"{scorer.failed:,} texts without scores, {scorer.cost_usd:.2f} USD{beside(scorer.unknown)}",
         file=sys.stderr,
     )
 

@@ -2,7 +2,7 @@
 
     with scoring("gpt", roster=Path("roster.toml"), out=OUT, cache=folder / "scored.db", max_cost=5.0) as judge:
         rewards = judge.all(reward(judge.rubric, text) for text in texts)
-        judge.asked, judge.cached, judge.failed, judge.cost_usd      # since the block began
+        judge.asked, judge.cached, judge.failed, judge.cost_usd, judge.unknown      # since the block began
 
 Coroutines go in, what they return comes out, in their order. `training.rewards.rubric` is one, and so is whatever
 awaits several of them. A trainer is no coroutine, so `all` runs an event loop until the whole batch is scored. The
@@ -27,6 +27,7 @@ import json
 import sqlite3
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import fsum, isnan
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ from arena.endpoints import Endpoint
 from arena.line import Budget, Line, Lines
 from judges.asking import Ask, NoReply, NotNow, Question, Reply
 from judges.rubric import Item, RubricJudge, Scores
-from runs.records import content_id
+from runs.records import Call, content_id
 from topics.errors import InputError, near, one_line
 
 PLAIN = Question(about="plain", messages=[{"role": "user", "content": "Answer with the one word yes."}])
@@ -70,8 +71,9 @@ def scoring(
     ):
         lines.budget.most = max_cost
         line = lines.to(endpoint.name, str(asking.model))
-        asker = Asker(judge, asking, line, lambda call: None, structured=entry.structured)
-        held = Scoring(judge, Once(asker, line, _identity(asking), answers), lines, runner)
+        calls: list[Call] = []
+        asker = Asker(judge, asking, line, calls.append, structured=entry.structured)
+        held = Scoring(judge, Once(asker, line, _identity(asking), answers), lines, runner, calls)
         try:
             yield held
         finally:
@@ -100,11 +102,12 @@ def _identity(asking: Asking) -> str:
 class Scoring:
     """A judge at work; see the head of the module."""
 
-    def __init__(self, name: str, once: "Once", lines: Lines, runner: asyncio.Runner) -> None:
+    def __init__(self, name: str, once: "Once", lines: Lines, runner: asyncio.Runner, calls: Sequence[Call]) -> None:
         self.rubric: RubricJudge = _Counting(name, ask=once)
         self._once = once
         self._lines = lines
         self._runner = runner
+        self._calls = calls
         self._cause: BaseException | None = None
 
     @property
@@ -125,12 +128,18 @@ class Scoring:
 
     @property
     def budget(self) -> Budget:
-        """What it may cost, and has."""
+        """What it may cost, and all that has a part in it has."""
         return self._lines.budget
 
     @property
     def cost_usd(self) -> float:
-        return self.budget.spent
+        """What it cost, as far as that is known."""
+        return fsum(call.cost_usd for call in self._calls if not isnan(call.cost_usd))
+
+    @property
+    def unknown(self) -> int:
+        """Calls that this is without, or without a part of."""
+        return sum(bool(call.unknown_usd) for call in self._calls)
 
     def all(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         """What each of them returns, in their order, once all have.

@@ -91,8 +91,8 @@ def spent(reading: Reading) -> Parts:
         yield Note(text="not shown: nobody was asked")
         return
     unpriced = found.filter(pl.col("cost_usd").is_null() & (pl.col("unknown") < pl.col("calls")))
-    total = f"{usd(float(found['cost_usd'].sum()))} USD in all{costs.beside(int(found['unknown'].sum()))}"
-    total = "dollars not all known" if len(unpriced) else total
+    known = f"{usd(float(found['cost_usd'].sum()))} USD in all" if found["cost_usd"].count() else "no USD known"
+    total = "dollars not all known" if len(unpriced) else f"{known}{costs.beside(int(found['unknown'].sum()))}"
     if reading.spec.unpriced:
         yield Note(text=f"no price is set for {listed(reading.spec.unpriced)}, so nobody knows what it cost")
     if found["unknown"].sum():

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
+import polars as pl
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.applications import Starlette
@@ -27,11 +28,15 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from runs.costs import paid, unknown
 from runs.markup import MOST, STATIC, render
 from runs.panels import is_trajectory
 from runs.records import content_id
 from runs.report.chapters import CHAPTERS
 from runs.report.reading import Part, Table
+from runs.schema import TABLES
+from runs.spec import Spec
+from runs.spoken import dollars
 from runs.view import search
 from runs.view.filters import PAGE, Filters, narrow
 from runs.view.lengths import Lengths
@@ -274,6 +279,8 @@ class Pages:
             "_debate.html",
             row=row,
             stored=stored,
+            calls=_paid(stored.calls, now.spec),
+            dollars=dollars,
             judges=_by_judge(stored, now.judges),
             is_part=is_trajectory,
             key=content_id,
@@ -382,6 +389,12 @@ def _by_judge(stored: Stored, judges: Iterable[str]) -> list[tuple[str, Row | No
         votes[vote["judge"]].append(vote)
     names = dict.fromkeys((*judges, *verdicts, *votes))
     return [(name, verdicts.get(name), votes[name]) for name in names if name in verdicts or votes[name]]
+
+
+def _paid(calls: list[Row], spec: Spec) -> list[Row]:
+    """Calls with what `runs.costs` knows of their cost."""
+    rows = pl.DataFrame(calls, schema=TABLES["calls"].columns)
+    return rows.with_columns(unknown(spec), paid(spec)).to_dicts()
 
 
 def _chosen(stored: Stored, asked: Asked, judges: Iterable[str]) -> Row | None:
