@@ -37,7 +37,7 @@ def measure(way: str, base: str, prompt_tokens: int, steps: int, out: Path) -> t
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     from arena.models import load_model, load_tokenizer
@@ -88,6 +88,7 @@ def measure(way: str, base: str, prompt_tokens: int, steps: int, out: Path) -> t
             if state.global_step == 1:
                 tokens.clear()
 
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Clock())
     trainer.train()
     return (seconds[-1] - seconds[0]) / steps, sum(tokens) / steps
