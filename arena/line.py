@@ -22,7 +22,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import isnan, nan
+from math import fsum, isnan, nan
 from random import Random
 from time import perf_counter
 from typing import Any
@@ -86,6 +86,13 @@ class Bill:
     def usage(self) -> Usage | None:
         """As in `Cost`."""
         return None if self.unknown_usd is not None and self.known == NOTHING else self.known
+
+
+def total(calls: Iterable[Call]) -> tuple[float, int]:
+    """What calls cost together in USD, as far as that is known, and of how many of them it is not, or not in all."""
+    calls = list(calls)
+    known = fsum(call.cost_usd for call in calls if not isnan(call.cost_usd))
+    return known, sum(bool(call.unknown_usd) for call in calls)
 
 
 def call_row(

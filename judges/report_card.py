@@ -115,15 +115,14 @@ def card(
         *_of_agreement(looks.filter(pl.col("kind").is_in(SPOKEN)), human, seed),
     ]
     rows = [
-        (*_cells(m), str(gate) if gate else None, _passed(m, gate), m.unknown_calls)
+        (
+            *(m.metric, m.of.value, m.of.low, m.of.high, m.topics, m.n),
+            *(str(gate) if gate else None, _passed(m, gate), m.unknown_calls),
+        )
         for m in measured
         for gate in [gates.get(m.metric)]
     ]
     return pl.DataFrame(rows, SCHEMA, orient="row")
-
-
-def _cells(m: "Measured") -> tuple[str, float | None, float | None, float | None, int, int]:
-    return m.metric, m.of.value, m.of.low, m.of.high, m.topics, m.n
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

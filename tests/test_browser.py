@@ -191,16 +191,21 @@ def until_focused(page: Page, selector: str, key: str = "Tab") -> None:
     raise AssertionError(f"{key} never led to {selector}")
 
 
+def to_a_ballot(page: Page) -> None:
+    """From any page to a ballot of Ann's, without a mouse."""
+    until_focused(page, "nav a[href='/judge']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/judge")
+    until_focused(page, "#name")
+    page.keyboard.type("ann")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/judge/*")
+
+
 def test_a_person_votes_with_the_keyboard_alone(chromium: Browser, folder: Path) -> None:
     generation = json.loads((folder / tables.MANIFEST).read_text())["generation"]
     with viewed(chromium, folder) as page:
-        until_focused(page, "nav a[href='/judge']")
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/judge")
-        until_focused(page, "#name")
-        page.keyboard.type("ann")
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/judge/*")
+        to_a_ballot(page)
         seats = runs.load(folder).debates.collect()
         names = {*seats["for_contestant"], *seats["against_contestant"]}
         read = page.locator("body").inner_text()
@@ -278,13 +283,7 @@ def test_keys_can_be_switched_off_and_everything_is_reached_without_them(chromiu
         until_focused(page, "a[rel=next]")
         page.keyboard.press("Enter")
         page.wait_for_url(lambda url: debate not in url and "/debates/" in url)
-        until_focused(page, "nav a[href='/judge']")
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/judge")
-        until_focused(page, "#name")
-        page.keyboard.type("ann")
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/judge/*")
+        to_a_ballot(page)
         expect(page.locator("#vote label kbd").first).to_be_hidden()  # it would be of no use
         page.keyboard.press("2")
         assert page.locator("#vote input:checked").count() == 0

@@ -15,11 +15,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from math import fsum, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arena.line import Budget
+from arena.line import Budget, total
 from arena.models import Tokenizer
 from arena.prompting import as_text
 from judges.rubric import load as load_rubric
@@ -93,8 +92,7 @@ def _company(
         try:
             yield seated
         finally:
-            spent = fsum(call.cost_usd for call in seated.calls if not isnan(call.cost_usd))
-            unknown = sum(bool(call.unknown_usd) for call in seated.calls)
+            spent, unknown = total(seated.calls)
             if spent or unknown:
                 told = f"{spent:.2f} USD{beside(unknown)}"
                 print(f"opponents and judge: {len(seated.calls):,} calls, {told}", file=sys.stderr)

@@ -27,7 +27,6 @@ import json
 import sqlite3
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from math import fsum, isnan
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +35,7 @@ from arena import roster as rosters
 from arena.asking import Asker, Asking
 from arena.bench import JudgeEntry
 from arena.endpoints import Endpoint
-from arena.line import Budget, Line, Lines
+from arena.line import Budget, Line, Lines, total
 from judges.asking import Ask, NoReply, NotNow, Question, Reply
 from judges.rubric import Item, RubricJudge, Scores
 from runs.records import Call, content_id
@@ -134,12 +133,12 @@ class Scoring:
     @property
     def cost_usd(self) -> float:
         """What it cost, as far as that is known."""
-        return fsum(call.cost_usd for call in self._calls if not isnan(call.cost_usd))
+        return total(self._calls)[0]
 
     @property
     def unknown(self) -> int:
         """Calls that this is without, or without a part of."""
-        return sum(bool(call.unknown_usd) for call in self._calls)
+        return total(self._calls)[1]
 
     def all(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         """What each of them returns, in their order, once all have.
